@@ -1,0 +1,112 @@
+"""The hooks of mx-plugin. A plugin is a module (or object) whose functions carry ``@hookimpl``.
+
+Every hook hands over a ``register`` callable; call it once per thing that you provide. What is
+registered is a *factory*: importing and registering must be cheap, so import torch and device
+libraries inside the factory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    import argparse
+
+    from .execution.layer_types import LayerType
+    from .interfaces import Backend, Check, Meter, Provider
+
+PROJECT = "mx_plugin"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class RegisterFactory(Protocol):
+    """``register(name, factory, *, summary="")``."""
+
+    def __call__(self, name: str, factory: Callable[..., Any], *, summary: str = "") -> None: ...
+
+
+class RegisterCommand(Protocol):
+    """``register(name, add_arguments, run, *, summary="")``."""
+
+    def __call__(
+        self,
+        name: str,
+        add_arguments: "Callable[[argparse.ArgumentParser], None]",
+        run: "Callable[[argparse.Namespace], int]",
+        *,
+        summary: str = "",
+    ) -> None: ...
+
+
+@hookspec
+def mx_register_providers(register: "RegisterFactory") -> None:
+    """Register precision providers: ``register(name, factory)``.
+
+    ``factory(**options)`` returns a :class:`mx_plugin.interfaces.Provider`; a user chooses it by
+    ``policy=name``.
+    """
+
+
+@hookspec
+def mx_register_backends(register: "RegisterFactory") -> None:
+    """Register backends: ``register(name, factory)``.
+
+    ``factory(**options)`` returns a :class:`mx_plugin.interfaces.Backend`; a user chooses it by
+    ``backend=name`` or ``mx_plugin.get_backend(name, **options)``.
+    """
+
+
+@hookspec
+def mx_register_meters(register: "RegisterFactory") -> None:
+    """Register energy meters: ``register(name, factory)``.
+
+    ``factory(**options)`` returns a :class:`mx_plugin.interfaces.Meter`; a user chooses it in
+    ``meters=[name, ...]``.
+    """
+
+
+@hookspec
+def mx_register_boards(register: "RegisterFactory") -> None:
+    """Register boards: ``register(name, factory)``.
+
+    ``factory(url, **options)`` returns an object that speaks the board protocol at a serial URL.
+    """
+
+
+@hookspec
+def mx_register_judges(register: "RegisterFactory") -> None:
+    """Register judges for experiments: ``register(name, factory)``.
+
+    ``factory(**options)`` returns a callable ``(prompts, completions) -> list[float]`` that scores
+    held-out answers.
+    """
+
+
+@hookspec
+def mx_register_layer_types(register: "Callable[[LayerType], None]") -> None:
+    """Register layer classes that compute X W^T + b: ``register(LayerType(...))``.
+
+    Called when a model is adopted, so that importing a framework here is cheap: it is already
+    loaded. Return without registering when it is not.
+    """
+
+
+@hookspec
+def mx_register_checks(register: "Callable[[Callable[[], list[Check]]], None]") -> None:
+    """Register checks for ``mx-plugin doctor``: ``register(function)``.
+
+    ``function()`` returns a list of :class:`mx_plugin.interfaces.Check`; it must not raise for a
+    missing library but say so, with the remedy.
+    """
+
+
+@hookspec
+def mx_register_commands(register: "RegisterCommand") -> None:
+    """Register subcommands of ``mx-plugin``: ``register(name, add_arguments, run)``.
+
+    ``add_arguments(parser)`` fills an argparse parser; ``run(namespace)`` returns an exit status.
+    """

@@ -1,0 +1,273 @@
+"""The three plugin kinds - provider, backend, meter - and the small records they exchange.
+
+A plugin implements one of these classes and registers a *factory* for it (see ``hookspecs``).
+The core calls nothing that is not written here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from .formats.cast import StochasticKey
+from .formats.tensor import MXTensor
+from .precision.formats import LayerFormats
+
+INTERFACE_VERSION = (1, 0)
+"""(major, minor) of this module; a plugin written for another major is refused."""
+
+Handle = Any
+"""Whatever a backend's ``load_weight`` returns; opaque to everyone else."""
+
+BoundLinear = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
+"""``(x, bias) -> y``: a linear layer with its weight, formats and device already chosen."""
+
+
+# ---------------------------------------------------------------------------- provider
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What a provider learns about one adopted layer before the run starts."""
+
+    name: str
+    role: str
+    in_features: int
+    out_features: int
+    is_lm_head: bool = False
+
+
+class Provider(ABC):
+    """Chooses formats. Asked once per (layer, phase, role) at a phase entry, never per call."""
+
+    def start(self, layers: Sequence[LayerInfo]) -> None:
+        """Called once, after adoption and before the first phase.
+
+        Raises:
+            PolicyError: the provider's rules do not fit these layers.
+        """
+
+    @abstractmethod
+    def get_precision(self, layer_name: str, phase: str, role: str = "policy") -> LayerFormats:
+        """Formats of the layer, or of the one answer shared by all layers under a name prefix.
+
+        Raises:
+            PolicyError: unknown phase or role, or a prefix whose layers differ (it lists them).
+        """
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """See a step's metrics; return True to be asked again at the next phase entry."""
+        return False
+
+    def describe(self) -> Mapping[str, Any]:
+        """Plain data for config.json."""
+        return {"provider": type(self).__name__}
+
+
+# ---------------------------------------------------------------------------- backend
+
+
+@dataclass(frozen=True)
+class Exactness:
+    """How close ``linear`` is to the exact product of the dequantised operands.
+
+    ``bound`` is the largest |error| relative to sum |x||w| for float32 output; None means
+    bit-exact to the reference backend.
+    """
+
+    bound: float | None = None
+
+    @property
+    def bit_exact(self) -> bool:
+        return self.bound is None
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do, declared up front and checked by the conformance kit."""
+
+    formats: tuple[str, ...]
+    activations: tuple[str, ...]
+    devices: tuple[str, ...] = ("cpu",)
+    exactness: Exactness = Exactness()
+    fake_quantize: bool = True
+    product_dtypes: tuple[str, ...] = ("float32",)
+    memory_bytes: int | None = None
+
+
+@dataclass
+class Counters:
+    """What a backend has executed since it was made."""
+
+    linear_calls: int = 0
+    macs: int = 0
+    weights_loaded: int = 0
+    weight_bytes: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Backend(ABC):
+    """Executes MX linear layers. ``interface_version`` is the version it was written for."""
+
+    interface_version: tuple[int, int] = INTERFACE_VERSION
+    name: str = "?"
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities: ...
+
+    @abstractmethod
+    def quantize(
+        self,
+        x: torch.Tensor,
+        fmt: str,
+        dim: int = -1,
+        *,
+        rounding: str = "nearest",
+        scale_rule: str = "floor",
+        key: StochasticKey | None = None,
+    ) -> MXTensor:
+        """Cast to a packed tensor, bit-identical to ``mx_plugin.quantize``."""
+
+    def fake_quantize(
+        self,
+        x: torch.Tensor,
+        fmt: str,
+        dim: int = -1,
+        *,
+        rounding: str = "nearest",
+        scale_rule: str = "floor",
+        key: StochasticKey | None = None,
+        hadamard: StochasticKey | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Quantise and dequantise in x's dtype (or into ``out``), along ``dim``.
+
+        With ``hadamard`` the blocks are first turned by a random Hadamard transform of size 32.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def load_weight(self, packed: MXTensor) -> Handle:
+        """Take a packed weight of shape (out, in), blocked along ``in``; return a handle."""
+
+    def unload_weight(self, handle: Handle) -> None:
+        """Forget a handle; its memory may be reused."""
+
+    @abstractmethod
+    def linear(
+        self,
+        x: torch.Tensor,
+        handle: Handle,
+        bias: torch.Tensor | None = None,
+        activations: str = "MXFP8",
+        *,
+        scale_rule: str = "floor",
+    ) -> torch.Tensor:
+        """Y = q(X) W^T + bias. x: (..., in), any floating dtype; returns (..., out) in x's dtype.
+
+        ``activations="FP16"`` leaves x unquantised.
+        """
+
+    def bind(self, handle: Handle, activations: str, scale_rule: str) -> BoundLinear:
+        """Return ``linear`` with everything but ``x`` and ``bias`` fixed: the decode hot path."""
+
+        def bound(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            return self.linear(x, handle, bias, activations, scale_rule=scale_rule)
+
+        return bound
+
+    def product_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
+        """The dtype in which ``linear`` really multiplies for a model of that dtype."""
+        return model_dtype
+
+    def weight_bytes(self, packed: MXTensor, model_dtype: torch.dtype) -> int:
+        """Bytes of weight that one ``linear`` call reads; a decoded copy counts as decoded."""
+        return packed.nbytes
+
+    @abstractmethod
+    def counters(self) -> Counters:
+        """What has been executed so far."""
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+
+
+# ---------------------------------------------------------------------------- meter
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was executed for one role and format within one window: the input of an estimate.
+
+    ``dtype`` is the dtype of the operands that were really multiplied (a reference backend
+    multiplies float32, whatever the format); ``cast_elements`` counts elements that were quantised.
+    """
+
+    role: str
+    format: str
+    dtype: str
+    macs: int = 0
+    weight_bytes: int = 0
+    activation_bytes: int = 0
+    kv_bytes: int = 0
+    cast_elements: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes + self.kv_bytes
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a meter says about one window. ``joules is None`` means it could not know: see ``why``."""
+
+    joules: float | None
+    source: str
+    domains: Mapping[str, float] = field(default_factory=dict)
+    resolution_s: float | None = None
+    updates: int | None = None
+    estimated: bool = False
+    why: str = ""
+
+
+class Meter(ABC):
+    """Reads energy. Windows do not nest; one opens when the last has closed."""
+
+    interface_version: tuple[int, int] = INTERFACE_VERSION
+    name: str = "?"
+
+    def begin_window(self, name: str) -> None:
+        """A window (a phase of a step) starts now."""
+
+    @abstractmethod
+    def end_window(self, name: str) -> Measurement:
+        """The window ends now; joules of the whole window, or None with the reason."""
+
+    def estimate(self, work: Work) -> Measurement | None:
+        """Estimate one row of executed work; None for meters that only measure."""
+        return None
+
+    def describe(self) -> Mapping[str, Any]:
+        """Plain data for config.json."""
+        return {"meter": self.name}
+
+    def close(self) -> None:
+        """Release everything; idempotent."""
+
+
+# ---------------------------------------------------------------------------- doctor
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of ``mx-plugin doctor``: ``status`` is ok, missing or warn."""
+
+    name: str
+    status: str
+    detail: str
+    remedy: str = ""
