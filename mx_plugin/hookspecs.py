@@ -22,6 +22,9 @@ PROJECT = "mx_plugin"
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
+INTERFACE_VERSION = (1, 0)
+"""(major, minor) of these hooks and of ``interfaces``; a plugin written for another major is refused."""
+
 
 class RegisterFactory(Protocol):
     """``register(name, factory, *, summary="")``."""

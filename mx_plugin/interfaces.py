@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
+from .check import Check as Check
 from .formats.cast import StochasticKey
 from .formats.tensor import MXTensor
+from .hookspecs import INTERFACE_VERSION as INTERFACE_VERSION
 from .precision.formats import LayerFormats
-
-INTERFACE_VERSION = (1, 0)
-"""(major, minor) of this module; a plugin written for another major is refused."""
 
 Handle = Any
 """Whatever a backend's ``load_weight`` returns; opaque to everyone else."""
@@ -258,16 +257,3 @@ class Meter(ABC):
 
     def close(self) -> None:
         """Release everything; idempotent."""
-
-
-# ---------------------------------------------------------------------------- doctor
-
-
-@dataclass(frozen=True)
-class Check:
-    """One line of ``mx-plugin doctor``: ``status`` is ok, missing or warn."""
-
-    name: str
-    status: str
-    detail: str
-    remedy: str = ""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..formats.spec import FP16, ROUNDINGS, SCALE_RULES, Pair, canonical
 from ..errors import FormatError, nearest
+from ..formats.spec import FP16, ROUNDINGS, SCALE_RULES, Pair, canonical
 
 PHASES = ("rollout", "reward", "gradient")
 """Phases that a policy names; ``other`` holds no linear call and ``eval/`` is an outer qualifier."""

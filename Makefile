@@ -1,0 +1,106 @@
+# Everything that a developer or CI does, by name. `make` alone lists the targets.
+
+PYTHON   ?= python3.11
+VENV     := .venv
+VENV_TRL := .venv-trl
+# What pip installs first; a later call without TORCH keeps the one that the environment was built with.
+TORCH    ?= $(or $(shell cat $(VENV)/torch.txt $(VENV_TRL)/torch.txt 2>/dev/null | head -n 1),torch==2.13.0)
+DEMO_DIR ?= runs/demo
+ARGS     ?=
+
+CPUS   := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+PYTEST := -m pytest -q
+# Every answer given, so that accelerate needs no config file and asks nothing; it takes a GPU where there is one.
+LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
+          --dynamo_backend no --num_cpu_threads_per_process $(CPUS)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help env env_trl demo test test_slow test_full test_trl lint fix types imports check dist clean rebuild
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  make env TORCH="torch==2.13.0"   chooses the build of torch (any arguments of pip install)'
+	@echo '  make test ARGS="-k policy"       passes arguments to pytest'
+
+# ---------------------------------------------------------------------------- environments
+
+env: $(VENV)/.complete ## Build .venv: the TRL 1.12 line, with every tool of `make check`
+
+env_trl: $(VENV_TRL)/.complete ## Build .venv-trl: the TRL 1.16 line
+
+# `rebuild` when TORCH was given by hand and differs from what the environment was built with.
+other_torch = $(if $(filter-out file,$(origin TORCH)),$(shell [ "$$(cat $(1)/torch.txt 2>/dev/null)" = '$(TORCH)' ] || echo rebuild))
+rebuild:
+
+$(VENV)/.complete: pyproject.toml requirements/common.txt requirements/ppo.txt $(call other_torch,$(VENV))
+	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)test$(,)dev]')
+
+$(VENV_TRL)/.complete: pyproject.toml requirements/common.txt requirements/trl.txt $(call other_torch,$(VENV_TRL))
+	$(call build_env,$(VENV_TRL),trl,'.[trl$(,)test]')
+
+, := ,
+# $(1) folder, $(2) constraints, $(3) what to install. torch goes first, by itself: left to the resolver, it is the
+# build with gigabytes of GPU libraries. The stamp comes last, so an interrupted build is taken up again.
+define build_env
+	@if [ -f $(1)/torch.txt ] && [ "$$(cat $(1)/torch.txt)" != '$(TORCH)' ]; then \
+	  echo "make: $(1) was built with $$(cat $(1)/torch.txt), now $(TORCH): building it anew" >&2; rm -rf $(1); fi
+	@$(1)/bin/python -c '' 2>/dev/null || \
+	  $(PYTHON) -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: '$(PYTHON)' is not a Python >= 3.11 that can make virtual environments." >&2; \
+	  echo "Install Python 3.11 with its venv module (Debian: python3.11-venv), or name another:" >&2; \
+	  echo "make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(1)/bin/python -c '' 2>/dev/null || { rm -rf $(1); $(PYTHON) -m venv $(1); }
+	$(1)/bin/python -m pip install $(TORCH)
+	@printf '%s\n' '$(TORCH)' > $(1)/torch.txt
+	$(1)/bin/python -m pip install -c requirements/$(2).txt hatchling editables
+	$(1)/bin/python -m pip install -c requirements/$(2).txt --no-build-isolation -e $(3)
+	@touch $(1)/.complete
+endef
+
+# ---------------------------------------------------------------------------- use
+
+demo: $(VENV)/.complete ## Train PPO under policies A and C on a small random model; files in runs/demo
+	$(LAUNCH) examples/ppo_mx.py --output_dir $(DEMO_DIR)
+
+# ---------------------------------------------------------------------------- tests
+
+test: $(VENV)/.complete ## Run the fast tests (TRL 1.12)
+	$(VENV)/bin/python $(PYTEST) -m "not slow" $(ARGS)
+
+test_slow: $(VENV)/.complete ## Run the slow tests only
+	$(VENV)/bin/python $(PYTEST) -m slow $(ARGS)
+
+test_full: $(VENV)/.complete ## Run every test, the slow ones too
+	$(VENV)/bin/python $(PYTEST) $(ARGS)
+
+test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
+	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl $(ARGS)
+
+# ---------------------------------------------------------------------------- checks
+
+lint: $(VENV)/.complete ## Check style and format with ruff
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+fix: $(VENV)/.complete ## Let ruff mend what it can
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+types: $(VENV)/.complete ## Check types with mypy: strict on the core, plain on adapters and hardware
+	$(VENV)/bin/mypy --strict mx_plugin
+	$(VENV)/bin/mypy adapters/mx_trl hardware/mx_cpu
+
+imports: $(VENV)/.complete ## Check the dependency rule with import-linter
+	$(VENV)/bin/lint-imports
+
+check: lint types imports test ## Run lint, types, imports and the fast tests
+
+dist: $(VENV)/.complete ## Build the sdist, and the wheel from it, into dist/
+	rm -rf dist
+	$(VENV)/bin/python -m build --no-isolation --outdir dist
+
+clean: ## Remove build products and caches; environments and runs stay
+	rm -rf dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +

@@ -1,0 +1,196 @@
+"""The books of one run: windows and meters, the run folder's files, and the trainer's own log."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mx_plugin.execution.phases import EVAL
+from mx_plugin.interfaces import Meter
+from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table, summarise
+from mx_plugin.plugins import get_meter
+
+from .metrics import standard_metrics
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
+
+    from .session import Session
+
+log = logging.getLogger(__name__)
+
+_PACKAGES = ("mx-plugin", "torch", "transformers", "trl", "accelerate", "peft", "numpy")
+
+
+class Books:
+    """Everything that a run writes down. Files exist on the main process only."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.ledger = Ledger(self._meters(), session.engine.collect)
+        self.folder: RunFolder | None = None
+        self.latest: dict[str, float] = {}
+        """Our newest numbers, by their key in the trainer's log."""
+        self.step = 0
+        """Training steps completed."""
+        self.rows: list[EnergyRow] = []
+        self.rewards: list[float] = []
+        self._config_written = False
+        self._warned: set[str] = set()
+
+    def _meters(self) -> list[Meter]:
+        config = self.session.config
+        meters = []
+        for name in config.meters:
+            options: dict[str, Any] = {}
+            if name == "modelled":
+                options = {"target": config.energy_target, "table": config.energy_table}
+            meters.append(get_meter(name, **options))
+        return meters
+
+    # ------------------------------------------------------------------ the run folder
+
+    @property
+    def run_dir(self) -> Path | None:
+        return self.folder.path if self.folder is not None else None
+
+    def open_folder(self, resumed_step: int) -> None:
+        """Make ``<output>/policy_<name>/``; a resumed run continues its files.
+
+        Raises:
+            LedgerError: the folder cannot be made or written.
+        """
+        session = self.session
+        output = session.callback.output_dir or session.trainer.args.output_dir
+        self.step = resumed_step
+        self.folder = RunFolder(output, self._policy_name(), resume_step=resumed_step or None)
+        self._write_config()
+
+    def _policy_name(self) -> str:
+        described = self.session.engine.provider.describe()
+        return str(described.get("name") or Path(self.session.config.policy).stem)
+
+    def _write_config(self) -> None:
+        if self.folder is None:
+            return
+        session, engine = self.session, self.session.engine
+        self.folder.write_config(
+            {
+                "mx": session.config.to_dict(),
+                "provider": dict(engine.provider.describe()),
+                "formats": engine.resolved(),
+                "unquantised": _unquantised_dtypes(engine.layers),
+                "left_out": [vars(item) for item in engine.left_out],
+                "hits": engine.hits(),
+                "phases": {"logprobs_of_policy": session.roles.logprob_phase, "scoring": engine.policy_scoring},
+                "backend": engine.backend.name,
+                "meters": [dict(meter.describe()) for meter in self._open_meters],
+                "seed": engine.seed,
+                "versions": _versions(),
+            }
+        )
+
+    # ------------------------------------------------------------------ steps and logs
+
+    def close_step(self, step: int) -> None:
+        """Book what ran since the last step ended; idempotent per step."""
+        if step <= self.step:
+            return
+        self.step = step
+        self._book(self.ledger.step_end(step))
+
+    def _book(self, rows: list[EnergyRow]) -> None:
+        self.rows.extend(rows)
+        for phase, total in summarise(rows).items():
+            if total.seconds is not None:
+                self.latest[f"mx/{phase}/seconds"] = total.seconds
+            if total.bytes:
+                self.latest[f"mx/{phase}/gbytes"] = total.bytes / 1e9
+            if total.macs:
+                self.latest[f"mx/{phase}/gmacs"] = sum(total.macs.values()) / 1e9
+            for source, joules in total.joules.items():
+                if joules.joules is not None:
+                    self.latest[f"mx/{phase}/joules/{source}"] = joules.joules
+        if self.folder is not None:
+            self.folder.write_energy(rows)
+
+    def logged(self, state: TrainerState, logs: dict[str, Any]) -> None:
+        """Merge our keys into the trainer's log dict (in place: every reporter sees them) and write ours."""
+        if not any(key.startswith("eval") for key in logs):
+            self.close_step(state.global_step)
+        logs.update(self.latest)
+        if state.log_history:
+            state.log_history[-1].update(self.latest)
+        if self.folder is None:
+            return
+        record = {"step": state.global_step, **{k: v for k, v in logs.items() if isinstance(v, int | float)}}
+        self.folder.write_log(record)
+        found = standard_metrics(logs)
+        if found:
+            if "reward" in found:
+                self.rewards.append(found["reward"])
+            self.folder.write_metrics(state.global_step, {**found, **self._own_columns()})
+            self._tell(state.global_step, found)
+
+    def _own_columns(self) -> dict[str, float]:
+        names = {"mismatch": "mx/mismatch/mean_abs_logratio", "kl_unquantised": "mx/kl_unquantised"}
+        columns = {column: self.latest[key] for column, key in names.items() if key in self.latest}
+        columns["seconds"] = sum(
+            value for key, value in self.latest.items()
+            if key.endswith("/seconds") and not key.startswith(f"mx/{EVAL}")
+        )  # fmt: skip
+        return columns
+
+    def _tell(self, step: int, found: Mapping[str, float]) -> None:
+        log.info("step %d: %s", step, ", ".join(f"{name} {value:.4g}" for name, value in found.items()))
+
+    def warn_once(self, topic: str, message: str) -> None:
+        """A warning that would otherwise repeat every step."""
+        if topic not in self._warned:
+            self._warned.add(topic)
+            log.warning("%s", message)
+
+    # ------------------------------------------------------------------ end
+
+    def finish(self, failed: bool) -> None:
+        """``train()`` is over: book the rest under the step that never ended, write the final config."""
+        if self.ledger.running:
+            self._book(self.ledger.stop(self.step + 1))
+        self._write_config()
+        if failed:
+            log.warning("training ended with an error after step %d; what was booked is kept", self.step)
+        else:
+            log.info("\n%s", self.summary())
+
+    def close(self) -> None:
+        """Close meters and files.
+
+        Raises:
+            LedgerError: rows could not be written to the end.
+        """
+        self.ledger.close()
+        if self.folder is not None:
+            self.folder.close()
+
+    def summary(self) -> str:
+        """The closing table."""
+        reward = (self.rewards[0], self.rewards[-1]) if self.rewards else None
+        return closing_table(self.rows, self.ledger.reasons, reward)
+
+
+def _unquantised_dtypes(layers: Any) -> list[str]:
+    """How ``FP16`` reads in this run: the dtypes of the adopted weights."""
+    return sorted({f"FP16[{str(layer.weight.dtype).removeprefix('torch.')}]" for layer in layers})
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

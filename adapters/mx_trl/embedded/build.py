@@ -1,0 +1,73 @@
+"""Writes the embedded model, reward model and prompts to a folder, once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .language import prompts
+from .policy import make_policy
+from .reward import make_reward_model
+from .tokenizer import make_tokenizer
+
+CONTEXT = 64
+"""Longest sequence of the embedded models, in tokens."""
+
+_VERSION = "1"
+_MARK = "VERSION"
+
+
+@dataclass(frozen=True)
+class EmbeddedFolder:
+    """Paths of the three things: policy and reward model folders (tokenizer included), prompts as JSONL."""
+
+    policy: Path
+    reward: Path
+    prompts: Path
+
+
+def build(folder: Path | str, seed: int = 0) -> EmbeddedFolder:
+    """Make the embedded default in ``folder`` (some seconds), or reuse what a former run left there.
+
+    The global random state is the same afterwards as before. A folder half written by an interrupted run
+    is never used: the work is done beside it and renamed.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    if not _is_current(folder, seed):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+            made = Path(scratch) / "made"
+            _write(made, seed)
+            shutil.rmtree(folder, ignore_errors=True)
+            made.rename(folder)
+    return EmbeddedFolder(folder / "policy", folder / "reward", folder / "prompts.jsonl")
+
+
+def _is_current(folder: Path, seed: int) -> bool:
+    mark = folder / _MARK
+    return mark.is_file() and mark.read_text(encoding="utf-8") == _mark(seed)
+
+
+def _mark(seed: int) -> str:
+    return f"embedded {_VERSION}, seed {seed}\n"
+
+
+def _write(folder: Path, seed: int) -> None:
+    tokenizer = make_tokenizer(CONTEXT)
+    with torch.random.fork_rng(), torch.enable_grad():
+        policy = make_policy(tokenizer, CONTEXT, seed)
+        reward = make_reward_model(tokenizer, CONTEXT)
+    for model, name in ((policy, "policy"), (reward, "reward")):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    rows = [json.dumps({"prompt": [{"role": "user", "content": text}]}) for text in prompts()]
+    (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / _MARK).write_text(_mark(seed), encoding="utf-8")

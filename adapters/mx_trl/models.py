@@ -1,0 +1,134 @@
+"""Loads what the stages need - tokenizer, policy, value and reward models - from a folder or the hub."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from .errors import StageError
+
+logger = logging.getLogger(__name__)
+
+PAD = "<|mx_pad|>"
+
+
+def load_tokenizer(path: str, **options: Any) -> PreTrainedTokenizerBase:
+    """Tokenizer of a folder or hub id, padding on the left.
+
+    Raises:
+        StageError: nothing there that transformers can load.
+    """
+    tokenizer = _load(AutoTokenizer, path, "tokenizer", options)
+    tokenizer.padding_side = "left"
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_policy(path: str, **options: Any) -> PreTrainedModel:
+    """Causal language model; ``options`` go to ``from_pretrained`` (dtype, revision, ...).
+
+    Raises:
+        StageError: nothing there that transformers can load.
+    """
+    return _load(AutoModelForCausalLM, path, "policy", options)  # type: ignore[no-any-return]
+
+
+def load_scorer(path: str, what: str, **options: Any) -> PreTrainedModel:
+    """Sequence classifier with one label: a reward or value model. A missing head starts at random.
+
+    Raises:
+        StageError: nothing there that transformers can load.
+    """
+    return _load(AutoModelForSequenceClassification, path, what, {"num_labels": 1, **options})  # type: ignore[no-any-return]
+
+
+def _load(auto: Any, path: str, what: str, options: dict[str, Any]) -> Any:
+    try:
+        return auto.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise StageError(f"cannot load the {what} from {path!r}: {error}") from error
+
+
+# ---------------------------------------------------------------------------- special tokens
+
+
+def end_tokens(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, choice: str = "auto") -> list[int]:
+    """Token ids that end a response.
+
+    Args:
+        choice: ``auto`` (all that the model's generation config names, else the tokenizer's), ``none``, or
+            a token or id.
+
+    Raises:
+        StageError: a token that is not in the vocabulary.
+    """
+    if choice == "none":
+        return []
+    if choice != "auto":
+        return [_token_id(choice, tokenizer)]
+    named = policy.generation_config.eos_token_id
+    if named is None:
+        named = tokenizer.eos_token_id
+    return [] if named is None else [named] if isinstance(named, int) else list(named)
+
+
+def _token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    vocabulary = tokenizer.get_vocab()
+    if token in vocabulary:
+        return int(vocabulary[token])
+    if token.isdigit() and int(token) < len(tokenizer):
+        return int(token)
+    raise StageError(
+        f"end token {token!r} is not in the tokenizer's vocabulary of {len(tokenizer)}; "
+        f"its special tokens: {', '.join(tokenizer.all_special_tokens)}"
+    )
+
+
+def ensure_padding(tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel, ends: list[int]) -> None:
+    """Give the tokenizer a padding token that ends no response, and that the policy has an embedding for.
+
+    TRL's PPO takes the first padding token for the end of a response and masks it, so that a policy whose
+    padding is its end token is never taught to stop. In this order: the tokenizer's own padding token, its
+    unknown token, a new token (the policy's embeddings grow by one).
+    """
+    taken = {*ends, tokenizer.bos_token_id}
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in taken:
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in taken:
+            tokenizer.pad_token = tokenizer.unk_token
+        else:
+            tokenizer.add_special_tokens({"pad_token": PAD})
+        logger.info("padding token: %r (%d)", tokenizer.pad_token, tokenizer.pad_token_id)
+    if tokenizer.pad_token_id >= policy.get_input_embeddings().weight.shape[0]:
+        policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+def plain_generation(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:
+    """Replace the policy's generation config by one with token ids only.
+
+    PPO's old log-probs are the sampler's scores: a repetition penalty or top-p that comes with a chat model
+    would distort them silently.
+    """
+    shipped = policy.generation_config.to_diff_dict()
+    dropped = sorted(set(shipped) - {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"})
+    if dropped:
+        logger.warning("the model's own sampling settings are not used: %s", ", ".join(dropped))
+    policy.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=ends or None, pad_token_id=tokenizer.pad_token_id
+    )
+
+
+def context_length(policy: PreTrainedModel) -> int | None:
+    """Longest sequence of the model in tokens, None when its config does not say."""
+    config = policy.config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions"):
+        if getattr(config, name, None):
+            return int(getattr(config, name))
+    return None

@@ -1,0 +1,178 @@
+"""One ``train()`` under MX: adopt, follow, book, restore."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import ExitStack
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from mx_plugin.config import MXConfig
+from mx_plugin.errors import UnhitLayersError
+from mx_plugin.execution.engine import Engine
+from mx_plugin.execution.phases import OTHER, ROLLOUT, TRACKER
+from mx_plugin.interfaces import Backend, Provider
+from mx_plugin.plugins import get_backend, get_provider, providers
+from mx_plugin.precision import PolicyProvider, load_policy
+
+from .attention import counting_attention
+from .books import Books
+from .gate import MismatchProbe, Sample
+from .generation import evaluation_phase, rollout_phase
+from .roles import find_roles
+from .writers import peft_writes, refuse_reentrant_checkpointing, reference_syncs
+
+if TYPE_CHECKING:
+    from transformers import TrainerState
+
+    from .callback import MXCallback
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """Everything that lives for one ``train()`` of one trainer."""
+
+    def __init__(self, callback: MXCallback, trainer: Any) -> None:
+        self.callback = callback
+        self.config: MXConfig = callback.config
+        self.trainer = trainer
+        self._stack = ExitStack()
+        self._measured_step: int | None = None
+        self._first_step_checked = False
+
+    # ------------------------------------------------------------------ begin and end
+
+    def __enter__(self) -> Session:
+        with self._stack:
+            self._enter()
+            self._stack = self._stack.pop_all()
+        return self
+
+    def _enter(self) -> None:
+        trainer, config = self.trainer, self.config
+        self.roles = find_roles(trainer)
+        refuse_reentrant_checkpointing(trainer, self.roles.models)
+        self.engine = Engine(
+            make_provider(config),
+            self._backend(config.backend),
+            {pattern: self._backend(name) for pattern, name in config.backend_patterns().items()},
+            seed=int(getattr(trainer.args, "seed", 0)),
+            policy_scoring=self._policy_scoring(),
+            reference=config.reference,
+            match_phase=self.roles.logprob_phase,
+        )
+        self.books = Books(self)
+        self._stack.callback(self.books.close)
+        # The ledger hears of a phase before the engine, so that packing is booked under the phase that needs it.
+        TRACKER.subscribe(self.books.ledger.switch)
+        self._stack.callback(TRACKER.unsubscribe, self.books.ledger.switch)
+        self.engine.adopt(self.roles.models)
+        self._stack.callback(self.engine.restore)
+        self._stack.enter_context(counting_attention(self.roles.models, self.engine.work.add))
+        self._stack.enter_context(peft_writes(self.roles.models, self.engine.invalidate))
+        self._stack.enter_context(evaluation_phase(trainer))
+        self.probe: MismatchProbe | None = None
+        policy = self.roles.models.get("policy")
+        if policy is not None:
+            self.probe = MismatchProbe(self.engine, self.roles, config, trainer)
+            self._stack.enter_context(rollout_phase(policy, self._generated))
+        self._move_to_front()
+        self.books.ledger.start(OTHER)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._stack:
+            self.books.finish(failed=error is not None)
+            if error is None:
+                self._check_hits()
+
+    def _backend(self, name: str) -> Backend:
+        backend: Backend = get_backend(name)
+        self._stack.callback(backend.close)
+        return backend
+
+    def _policy_scoring(self) -> str:
+        """PPO with PEFT scores its reference on the policy: it must match the sampler's formats."""
+        if self.roles.reference_is_policy and self.roles.logprob_phase == ROLLOUT and self.config.reference == "match":
+            log.info("the reference pass runs on the policy (PEFT): policy_scoring is 'rollout' so that KL starts at 0")
+            return ROLLOUT
+        return self.config.policy_scoring
+
+    def _move_to_front(self) -> None:
+        """Reporting callbacks read ``logs`` in order: ours must have added its keys before them."""
+        callbacks = self.trainer.callback_handler.callbacks
+        callbacks.remove(self.callback)
+        callbacks.insert(0, self.callback)
+
+    # ------------------------------------------------------------------ events
+
+    def begin(self, state: TrainerState) -> None:
+        """on_train_begin: the step is known (resumed or not), so the run folder can be opened."""
+        self.engine.advance(state.global_step)
+        if state.is_world_process_zero:
+            self.books.open_folder(state.global_step)
+
+    def step_ended(self, state: TrainerState) -> None:
+        """on_step_end: book the step, tell the provider, and check that nothing was skipped."""
+        self.books.close_step(state.global_step)
+        self.engine.advance(state.global_step)
+        self.engine.observe(state.global_step, self.books.latest)
+        if reference_syncs(self.trainer, state.global_step):
+            self.engine.invalidate("reference")
+        TRACKER.rest()
+        if not self._first_step_checked:
+            self._first_step_checked = True
+            self._check_hits()
+
+    def logged(self, state: TrainerState, logs: dict[str, Any]) -> None:
+        """on_log: merge our numbers into the trainer's own record and write the run's files."""
+        self.books.logged(state, logs)
+
+    def _check_hits(self) -> None:
+        try:
+            self.engine.check_hits()
+        except UnhitLayersError as error:
+            if self.config.on_unhit == "fail":
+                raise
+            log.warning("%s", error)
+
+    # ------------------------------------------------------------------ mismatch
+
+    def _generated(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """After the first generation of a step: measure, before any update can happen."""
+        probe = self.probe
+        step = self.books.step
+        if probe is None or step == self._measured_step:
+            return
+        self._measured_step = step
+        every, kl_every = self.config.mismatch_every, self.config.kl_every
+        due = not probe.gated or (every and step % every == 0)
+        kl_due = kl_every and (step % kl_every == 0 or step + 1 >= (self.trainer.state.max_steps or 0))
+        if not due and not kl_due:
+            return
+        sample: Sample | None = probe.sample(args, kwargs, output)
+        if sample is None:
+            self.books.warn_once(
+                "mismatch", "mismatch is not measured: this generation's output has a form that cannot be re-scored"
+            )
+            return
+        if due:
+            self.books.latest.update(probe.measure(sample))
+        if kl_due:
+            self.books.latest.update(probe.unquantised_kl(sample))
+
+
+def make_provider(config: MXConfig) -> Provider:
+    """The provider that ``config.policy`` names: a plugin's, or a precision policy's.
+
+    Raises:
+        PolicyError: no such policy; policy D without a matrix or ``max_cost``.
+    """
+    if config.policy in providers():
+        provider: Provider = get_provider(config.policy)
+        return provider
+    return PolicyProvider(
+        load_policy(config.policy, sensitivity_matrix=config.sensitivity_matrix, max_cost=config.max_cost)
+    )

@@ -1,0 +1,56 @@
+"""The command line of the examples: four dataclasses, a YAML file, and errors without a traceback."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging as transformers_logging
+from trl import ModelConfig, TrlParser
+
+from mx_plugin.config import MXConfig
+from mx_plugin.errors import MXError
+
+from .arguments import StageArguments
+from .compare import Stage, run_policies
+from .summary import StageSummary
+
+
+def run_example(
+    stage: Stage,
+    script_class: type[StageArguments],
+    training_class: type[Any],
+    *,
+    embedded_config: str,
+    script: str,
+    arguments: list[str] | None = None,
+) -> list[StageSummary]:
+    """Parse, run, print. Without ``--config`` and ``--model_name_or_path`` the embedded default's YAML is read.
+
+    ``--policy`` or ``--no_mx`` on the command line win over ``policies`` in the YAML.
+
+    Args:
+        embedded_config: name of that YAML file in the folder ``configs`` beside ``script``.
+        arguments: the command line; None takes ``sys.argv``.
+
+    Raises:
+        SystemExit: status 2 and one clear message for every :class:`MXError`.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not _names(given, "--config", "--model_name_or_path", "-h", "--help"):
+        given = ["--config", str(Path(script).parent / "configs" / embedded_config), *given]
+    transformers_logging.disable_progress_bar()
+    try:
+        parser = TrlParser((script_class, training_class, ModelConfig, MXConfig))  # type: ignore[arg-type]
+        chosen, training_args, model_args, mx_config = parser.parse_args_and_config(given)
+        if chosen.no_mx or (_names(given, "--policy") and not _names(given, "--policies")):
+            chosen.policies = None
+        return run_policies(stage, chosen, training_args, model_args, mx_config)
+    except MXError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+def _names(words: list[str], *options: str) -> bool:
+    return any(word.split("=")[0] in options for word in words)

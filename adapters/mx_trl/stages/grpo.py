@@ -1,0 +1,110 @@
+"""GRPO: TRL's own GRPOTrainer on a policy, prompts and a reward that were checked beforehand, with or without MX."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from datasets import Dataset
+from transformers import set_seed
+from trl import GRPOTrainer, ModelConfig, get_peft_config
+
+from mx_plugin.config import MXConfig
+
+from ..errors import StageError
+from ..models import load_scorer, load_tokenizer
+from .arguments import GRPOScriptArguments
+from .preparation import Prepared, loading_options, prepare
+from .progress import show_reward
+from .reward_choice import choose_reward
+from .summary import StageSummary, summarise
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+logger = logging.getLogger(__name__)
+
+REWARD_KEY = "reward"
+
+
+def run_grpo(
+    script_args: GRPOScriptArguments,
+    training_args: GRPOConfig,
+    model_args: ModelConfig,
+    mx_config: MXConfig | None = None,
+    *,
+    run_dir: str | None = None,
+) -> StageSummary:
+    """Train with GRPO and return how it went. ``script_args.no_mx`` leaves MXCallback out.
+
+    Args:
+        run_dir: where run folders and the embedded model go; default ``training_args.output_dir``.
+
+    Raises:
+        StageError: model, reward, prompts and settings that do not fit; see the message.
+    """
+    run_dir = run_dir or training_args.output_dir
+    set_seed(training_args.seed)
+    prepared = prepare(
+        script_args,
+        model_args,
+        response_length=training_args.max_completion_length,
+        run_dir=run_dir,
+    )
+    _choose_end_token(script_args, prepared)
+    reward, reward_tokenizer = _reward(script_args, model_args, prepared)
+    train, held_out = _datasets(script_args, prepared)
+    callback = None if script_args.no_mx else _mx_callback(mx_config, run_dir)
+    trainer = GRPOTrainer(
+        model=prepared.policy,
+        reward_funcs=[reward],
+        reward_processing_classes=[reward_tokenizer],
+        args=training_args,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=prepared.tokenizer,
+        peft_config=get_peft_config(model_args),
+        callbacks=None if callback is None else [callback],
+    )
+    show_reward(trainer)
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    policy = "none" if callback is None else callback.config.policy
+    return summarise("GRPO", policy, trainer, seconds, REWARD_KEY, callback)
+
+
+def _mx_callback(config: MXConfig | None, run_dir: str) -> Any:
+    from ..callback import MXCallback
+
+    return MXCallback(config or MXConfig(), output_dir=run_dir)
+
+
+def _reward(script: GRPOScriptArguments, model_args: ModelConfig, prepared: Prepared) -> tuple[Any, Any]:
+    """A reward model with its tokenizer, or a rule with None."""
+    choice = choose_reward(script.reward, script.reward_model_path, prepared)
+    if choice.rule is not None:
+        return choice.rule, None
+    model = load_scorer(str(choice.path), "reward model", **loading_options(model_args)).requires_grad_(False)
+    return model, load_tokenizer(str(choice.path))
+
+
+def _choose_end_token(script: GRPOScriptArguments, prepared: Prepared) -> None:
+    """GRPOTrainer stops at and masks after the tokenizer's one end token: set the one that is meant."""
+    tokenizer, ends = prepared.tokenizer, prepared.ends
+    if script.end_token == "none":
+        raise StageError("GRPOTrainer always stops at the tokenizer's end token: --end_token none is not possible")
+    if len(ends) == 1:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+    elif len(ends) > 1:
+        logger.warning(
+            "the model names %d end tokens (%s), GRPOTrainer uses one, %r: choose by --end_token if it is another",
+            len(ends), ", ".join(tokenizer.convert_ids_to_tokens(ends)), tokenizer.eos_token,
+        )  # fmt: skip
+
+
+def _datasets(script: GRPOScriptArguments, prepared: Prepared) -> tuple[Dataset, Dataset | None]:
+    rows = [{"prompt": prompt} for prompt in prepared.prompts]
+    end = prepared.split(script.num_eval_prompts)
+    return Dataset.from_list(rows[:end]), Dataset.from_list(rows[end:]) if rows[end:] else None

@@ -1,0 +1,35 @@
+"""What mx_cpu registers with mx-plugin. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mx_plugin.hookspecs import RegisterFactory, hookimpl
+
+if TYPE_CHECKING:
+    from mx_plugin.check import Check
+    from mx_plugin.interfaces import Backend
+
+MX_PLUGIN_INTERFACE = (1, 0)
+
+
+@hookimpl
+def mx_register_backends(register: RegisterFactory) -> None:
+    """``cpu``, the default, and ``reference``, which others are compared with."""
+    register("cpu", _reference, summary="the fastest implementation built here; now plain torch")
+    register("reference", _reference, summary="plain torch, bit-exact, any device")
+
+
+@hookimpl
+def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) -> None:
+    """Which implementation ``cpu`` is, threads and instruction sets."""
+    from .checks import implementation_checks
+
+    register(implementation_checks)
+
+
+def _reference(**options: Any) -> Backend:
+    from .reference import ReferenceBackend
+
+    return ReferenceBackend(**options)

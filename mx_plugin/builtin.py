@@ -1,0 +1,63 @@
+"""What the core itself registers: the entry point ``core``, through the same hooks as any plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .hookspecs import RegisterCommand, RegisterFactory, hookimpl
+
+if TYPE_CHECKING:
+    from .check import Check
+    from .execution.layer_types import LayerType
+    from .interfaces import Meter
+
+MX_PLUGIN_INTERFACE = (1, 0)
+
+
+@hookimpl
+def mx_register_meters(register: RegisterFactory) -> None:
+    """Energy: estimated from executed work, and measured by the zeus library."""
+    register("modelled", _modelled, summary="estimate from executed work and published energies")
+    register("zeus", _zeus, summary="NVML, AMD SMI and RAPL counters; needs mx-plugin[energy]")
+
+
+@hookimpl
+def mx_register_layer_types(register: Callable[[LayerType], None]) -> None:
+    """torch.nn.Linear."""
+    from torch.nn import Linear
+
+    from .execution.layer_types import LayerType
+
+    register(LayerType(Linear))
+
+
+@hookimpl
+def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) -> None:
+    """Python, the required libraries, the extras."""
+    from .cli.core_checks import extra_checks, required_checks
+
+    register(required_checks)
+    register(extra_checks)
+
+
+@hookimpl
+def mx_register_commands(register: RegisterCommand) -> None:
+    """plugins, doctor, policy."""
+    from .cli import doctor, plugins_command, policy_command
+
+    register("plugins", plugins_command.add_arguments, plugins_command.run, summary=plugins_command.SUMMARY)
+    register("doctor", doctor.add_arguments, doctor.run, summary=doctor.SUMMARY)
+    register("policy", policy_command.add_arguments, policy_command.run, summary=policy_command.SUMMARY)
+
+
+def _modelled(**options: Any) -> Meter:
+    from .ledger.modelled import ModelledMeter
+
+    return ModelledMeter(**options)
+
+
+def _zeus(**options: Any) -> Meter:
+    from .ledger.zeus_meter import ZeusMeter
+
+    return ZeusMeter(**options)

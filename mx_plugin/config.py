@@ -1,0 +1,143 @@
+"""``MXConfig``: everything a user may choose, as one dataclass.
+
+It serves unchanged as keyword arguments of a callback, from a YAML file, and beside a framework's
+own arguments in a dataclass-driven command line (so field names avoid those of training arguments,
+and types are ones that such parsers understand).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+
+from .errors import PolicyError, nearest
+
+_CHOICES = {
+    "policy_scoring": ("gradient", "rollout"),
+    "reference": ("match", "own"),
+    "on_unhit": ("fail", "warn"),
+    "on_mismatch": ("warn", "fail"),
+}
+
+
+@dataclass
+class MXConfig:
+    """How a run is quantised, executed and metered.
+
+    Raises:
+        PolicyError: a value outside its choices or range; the message names the field and remedy.
+    """
+
+    policy: str = field(
+        default="C", metadata={"help": "Precision policy: A, B, C, C8, D, a YAML file or a provider's name."}
+    )
+    sensitivity_matrix: Optional[str] = field(
+        default=None, metadata={"help": "CSV with the cost of each format per layer and phase (policy D)."}
+    )
+    max_cost: Optional[float] = field(
+        default=None, metadata={"help": "Policy D takes the narrowest format whose cost is at most this."}
+    )
+    backend: str = field(default="cpu", metadata={"help": "Backend that executes MX layers."})
+    backends: Optional[list[str]] = field(
+        default=None, metadata={"help": "Other backends for some layers: PATTERN=NAME ... (in YAML a mapping)."}
+    )
+    meters: list[str] = field(
+        default_factory=lambda: ["modelled"], metadata={"help": "Energy meters: modelled, zeus, a plugin's."}
+    )
+    energy_target: str = field(
+        default="as-executed", metadata={"help": "What modelled energy describes: as-executed or projected:<device>."}
+    )
+    energy_table: Optional[str] = field(
+        default=None, metadata={"help": "YAML table of energies that replaces the built-in one."}
+    )
+    policy_scoring: str = field(
+        default="gradient", metadata={"help": "Formats of policy passes without gradients outside generation."}
+    )
+    reference: str = field(
+        default="match",
+        metadata={"help": "Reference formats: match (those of the policy's log-probs) or own (phase reward)."},
+    )
+    on_unhit: str = field(
+        default="fail", metadata={"help": "When an adopted layer never executed in a phase that ran: fail or warn."}
+    )
+    on_mismatch: str = field(
+        default="warn", metadata={"help": "When the step-0 gate is exceeded: warn or fail (before any update)."}
+    )
+    gate_outside_clip: float = field(
+        default=0.05, metadata={"help": "Step-0 gate: largest share of tokens outside the clip range."}
+    )
+    gate_clip: Optional[float] = field(
+        default=None, metadata={"help": "Clip range of the gate; default: the trainer's own, else 0.2."}
+    )
+    mismatch_every: int = field(
+        default=1, metadata={"help": "Measure rollout-against-gradient mismatch every N steps (0: only at step 0)."}
+    )
+    mismatch_samples: int = field(default=4, metadata={"help": "Sequences used for each mismatch measurement."})
+    kl_every: int = field(
+        default=10, metadata={"help": "Measure KL with policy and reference both unquantised every N steps (0: never)."}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.backends, Mapping):
+            self.backends = [f"{pattern}={name}" for pattern, name in self.backends.items()]
+        for name, valid in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise PolicyError(f"{name}={value!r} is not a choice: {nearest(str(value), valid)}")
+        for name in ("mismatch_every", "kl_every"):
+            if getattr(self, name) < 0:
+                raise PolicyError(f"{name}={getattr(self, name)} must be 0 (never) or more")
+        if self.mismatch_samples < 1:
+            raise PolicyError(f"mismatch_samples={self.mismatch_samples} must be at least 1")
+        if not 0.0 < self.gate_outside_clip <= 1.0:
+            raise PolicyError(f"gate_outside_clip={self.gate_outside_clip} must lie in (0, 1]")
+        self.backend_patterns()
+
+    def backend_patterns(self) -> dict[str, str]:
+        """``{layer pattern: backend name}`` from ``backends``.
+
+        Raises:
+            PolicyError: an entry that is not PATTERN=NAME.
+        """
+        patterns: dict[str, str] = {}
+        for entry in self.backends or []:
+            pattern, separator, name = str(entry).partition("=")
+            if not separator or not pattern.strip() or not name.strip():
+                raise PolicyError(f"backends entry {entry!r} is not PATTERN=NAME, e.g. 'model.layers.0.*=fpga'")
+            patterns[pattern.strip()] = name.strip()
+        return patterns
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> MXConfig:
+        """Read a YAML mapping of field names to values.
+
+        Raises:
+            PolicyError: unreadable file, YAML syntax, or a name that is not a field.
+        """
+        try:
+            data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise PolicyError(f"cannot read MX configuration {path}: {error}") from error
+        if not isinstance(data, dict):
+            raise PolicyError(f"{path}: expected a mapping of MXConfig fields, found {type(data).__name__}")
+        return cls().merged(data, where=str(path))
+
+    def merged(self, overrides: Mapping[str, Any], where: str = "MXConfig") -> MXConfig:
+        """Return a copy with ``overrides`` applied.
+
+        Raises:
+            PolicyError: a name that is not a field; the message names the nearest one.
+        """
+        known = [f.name for f in fields(self)]
+        for name in overrides:
+            if name not in known:
+                raise PolicyError(f"{where}: unknown option {name!r}: {nearest(str(name), known)}")
+        return replace(self, **overrides)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for config.json."""
+        return asdict(self)

@@ -1,0 +1,294 @@
+"""The engine: adopts layers, and at each phase entry gives every layer its route."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UnhitLayersError
+from ..formats import fake_quantize
+from ..interfaces import Backend, Provider, Work
+from ..precision.formats import LayerFormats
+from . import phases
+from .adoption import LeftOut, select
+from .freshness import WriteWatch
+from .hits import Hits, count_hits, find_unhit
+from .layer import AdoptedLayer
+from .packing import PackedWeights
+from .phases import TRACKER
+from .products import Keys, ProductCaster
+from .routes import GradientRoute, PackedRoute, PlainGradientRoute, PlainRoute, Route
+from .work import Collector
+
+log = logging.getLogger(__name__)
+
+UNQUANTISED = LayerFormats()
+
+
+class Engine:
+    """Executes adopted layers in the formats that a provider chose for the phase in force.
+
+    Args:
+        provider: chooses the formats.
+        backend: executes them, unless ``backends`` (layer pattern -> backend) names another.
+        seed: of stochastic rounding.
+        policy_scoring: formats of policy passes without gradients outside generation:
+            ``gradient`` or ``rollout``.
+        reference: ``match`` gives the reference the formats in which the policy's log-probs are
+            computed (``match_phase``), so that KL is not biased from step 0; ``own`` its ``reward`` ones.
+    """
+
+    def __init__(
+        self,
+        provider: Provider,
+        backend: Backend,
+        backends: Mapping[str, Backend] | None = None,
+        *,
+        seed: int = 0,
+        policy_scoring: str = phases.GRADIENT,
+        reference: str = "match",
+        match_phase: str = phases.GRADIENT,
+    ) -> None:
+        self.provider = provider
+        self.backend = backend
+        self.backends = dict(backends or {})
+        self.seed = seed
+        self.policy_scoring = policy_scoring
+        self.reference = reference
+        self.match_phase = match_phase
+        self.layers: list[AdoptedLayer] = []
+        self.left_out: list[LeftOut] = []
+        self.phases_run: set[str] = set()
+        self.phase_in_force = phases.OTHER
+        self.work = Collector(self.formats)
+        self._packs: dict[int, PackedWeights] = {}
+        self._casters: list[ProductCaster] = []
+        self._tables: dict[str, list[tuple[AdoptedLayer, Route]]] = {}
+        self._policy_names: set[str] = set()
+        self._watch: WriteWatch | None = None
+        self._step = 0
+
+    # ------------------------------------------------------------------ adoption
+
+    def adopt(self, roots: Mapping[str, nn.Module]) -> None:
+        """Adopt the linear layers of each role's model and start following the phases.
+
+        Raises:
+            AdoptionError: nothing to adopt, or a layer that another engine has adopted.
+            PolicyError: the provider's rules do not fit these layers.
+        """
+        from ..plugins import layer_types
+
+        layers, self.left_out = select(roots, layer_types())
+        self.provider.start([layer.info for layer in layers])
+        self.layers = layers
+        self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
+        for layer in layers:
+            self._packs[id(layer)] = PackedWeights(layer, self._backend_of(layer), self.work.packed)
+            layer.wear()
+        self._watch = WriteWatch(roots.values(), self._trained, self.invalidate)
+        TRACKER.subscribe(self.enter)
+        TRACKER.rest()
+
+    def restore(self) -> None:
+        """Give every module its class back and forget all packed weights; idempotent."""
+        if self._watch is None:
+            return
+        self._watch.close()
+        self._watch = None
+        TRACKER.unsubscribe(self.enter)
+        for layer in self.layers:
+            layer.shed()
+            self._packs[id(layer)].drop()
+        self._tables.clear()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.restore()
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Force a phase for a ``with`` block (frameworks' adapters push ``rollout`` themselves)."""
+        return TRACKER.pushed(name)
+
+    # ------------------------------------------------------------------ formats
+
+    def formats(self, layer: AdoptedLayer, phase: str) -> LayerFormats:
+        """The formats that ``layer`` executes in ``phase``, with scoring and reference rules applied."""
+        phase = phases.inner(phase)
+        if phase == phases.OTHER or (layer.is_lm_head and phase != phases.ROLLOUT):
+            return UNQUANTISED
+        role, asked = layer.role, phase
+        if phase == phases.REWARD and role == "policy":
+            asked = self.policy_scoring
+        elif phase == phases.REWARD and role == "reference" and self.reference == "match":
+            if layer.name in self._policy_names:
+                role, asked = "policy", self.match_phase
+        return self.provider.get_precision(layer.name, asked, role)
+
+    def resolved(self) -> dict[str, dict[str, dict[str, str]]]:
+        """Formats by role, phase and layer, as executed: plain data for config.json."""
+        answer: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
+        for layer in self.layers:
+            for phase in (phases.ROLLOUT, phases.REWARD, phases.GRADIENT):
+                formats = self.formats(layer, phase)
+                text = str(formats.forward)
+                if phase == phases.GRADIENT and formats.quantised:
+                    text = f"forward {formats.forward}, dgrad {formats.dgrad}, wgrad {formats.wgrad}"
+                answer[layer.role].setdefault(phase, {})[layer.name] = text
+        return dict(answer)
+
+    def observe(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the provider a step's metrics; when it asks for it, formats are chosen anew."""
+        if self.provider.observe(step, metrics):
+            log.info("step %d: the provider changed its mind; formats are asked for again", step)
+            self._tables.clear()
+            self._casters.clear()
+            self.invalidate()
+
+    def advance(self, step: int) -> None:
+        """A training step begins: stochastic rounding draws from its stream."""
+        self._step = step
+        for caster in self._casters:
+            caster.step, caster.call = step, 0
+
+    # ------------------------------------------------------------------ phases
+
+    def enter(self, phase: str) -> None:
+        """Phase entry: give every layer its route (the tracker calls this)."""
+        self.phase_in_force = phase
+        self.phases_run.add(phase)
+        table = self._tables.get(phase)
+        if table is None:
+            table = [(layer, self._route(layer, phase, phase)) for layer in self.layers]
+            self._tables[phase] = table
+        for layer, route in table:
+            layer.route = route
+
+    @contextmanager
+    def probing(self, **phase_by_role: str) -> Iterator[None]:
+        """Run passes in a phase's formats (or ``FP16``) without counting as that phase.
+
+        ``probing(policy="rollout", reference="FP16")``; roles not named run unquantised. What is
+        executed is booked under ``other`` and never as a hit. Gradients must be off.
+        """
+        with TRACKER.pushed(phases.OTHER):
+            for layer in self.layers:
+                phase = phase_by_role.get(layer.role, phases.OTHER)
+                layer.route = self._route(layer, phases.OTHER if phase == "FP16" else phase, phases.OTHER, False)
+            yield
+
+    def invalidate(self, role: str | None = None) -> None:
+        """Weights (of one role, or all) were written: repack before they are used again."""
+        for layer in self.layers:
+            if role is None or layer.role == role:
+                self._packs[id(layer)].stale = True
+        TRACKER.rest()
+
+    def _trained(self) -> None:
+        for layer in self.layers:
+            if layer.weight.requires_grad:
+                self._packs[id(layer)].stale = True
+
+    # ------------------------------------------------------------------ routes
+
+    def _route(self, layer: AdoptedLayer, phase: str, booked: str, training: bool | None = None) -> Route:
+        """The route of ``layer`` in ``phase``, counting under ``booked``."""
+        formats = self.formats(layer, phase)
+        tally = layer.tally(booked)
+        training = phases.inner(phase) == phases.GRADIENT if training is None else training
+        if training:
+            if not formats.quantised:
+                self.work.note(tally, layer, UNQUANTISED, None)
+                return PlainGradientRoute(layer.module, layer.original, layer.in_features, tally, layer.layer_type)
+            self.work.note(tally, layer, formats, None)
+            return GradientRoute(
+                layer.module, layer.layer_type, self._caster(layer, formats), layer.in_features, tally
+            )
+        if not formats.forward.pair.quantised:
+            self.work.note(tally, layer, UNQUANTISED, None)
+            return PlainRoute(layer.module, layer.original, layer.in_features, tally)
+        if formats.forward.pair.weights == "FP16":
+            only_forward = LayerFormats(forward=formats.forward)
+            self.work.note(tally, layer, only_forward, None)
+            return GradientRoute(
+                layer.module, layer.layer_type, self._caster(layer, only_forward), layer.in_features, tally
+            )
+        return self._armed(layer, formats, booked)
+
+    def _armed(self, layer: AdoptedLayer, formats: LayerFormats, booked: str) -> Route:
+        """A route that, at the phase's first call, makes sure that the packed weight is fresh."""
+        packs = self._packs[id(layer)]
+        forward = formats.forward
+        tally = layer.tally(booked)
+        packed_route: PackedRoute | None = None
+        loaded: Any = None
+
+        def arm(x: torch.Tensor) -> torch.Tensor:
+            nonlocal packed_route, loaded
+            pack = packs.fresh(forward)
+            if packed_route is None or pack is not loaded:
+                bound = pack.backend.bind(pack.handle, forward.pair.activations, forward.scale_rule)
+                packed_route, loaded = PackedRoute(layer.module, bound, layer.in_features, tally), pack
+            self.work.note(tally, layer, LayerFormats(forward=replace(forward, rounding="nearest")), pack)
+            layer.route = packed_route
+            return packed_route(x)
+
+        return arm
+
+    def _caster(self, layer: AdoptedLayer, formats: LayerFormats) -> ProductCaster:
+        backend = self._backend_of(layer)
+        cast: Callable[..., torch.Tensor] = fake_quantize
+        if backend.capabilities.fake_quantize:
+            cast = backend.fake_quantize
+        else:
+            log.info("backend %s has no fake_quantize: %s is cast by the reference", backend.name, layer.name)
+        caster = ProductCaster(formats, cast, Keys(self.seed, f"{layer.role}/{layer.name}"))
+        caster.step = self._step
+        self._casters.append(caster)
+        return caster
+
+    def _backend_of(self, layer: AdoptedLayer) -> Backend:
+        for pattern, backend in self.backends.items():
+            if fnmatchcase(layer.name, pattern):
+                return backend
+        return self.backend
+
+    # ------------------------------------------------------------------ books
+
+    def collect(self) -> list[Work]:
+        """Drain what was executed in the phase in force since the last call."""
+        return self.work.drain(self.layers, self.phase_in_force)
+
+    def hits(self) -> Hits:
+        """Calls by role, phase and layer."""
+        return count_hits(self.layers)
+
+    def unhit(self) -> list[tuple[str, str, str]]:
+        """(role, phase, layer) of every layer whose format was silently skipped."""
+        return find_unhit(self.layers, self.phases_run, lambda layer, phase: self.formats(layer, phase).quantised)
+
+    def check_hits(self) -> None:
+        """Fail when a layer's format was silently skipped.
+
+        Raises:
+            UnhitLayersError: names the layers, the phase and the usual causes.
+        """
+        unhit = self.unhit()
+        if unhit:
+            shown = ", ".join(f"{role}:{name} in {phase}" for role, phase, name in unhit[:5])
+            more = f" and {len(unhit) - 5} more" if len(unhit) > 5 else ""
+            raise UnhitLayersError(
+                f"{len(unhit)} adopted layers never executed in a phase that ran: {shown}{more}. Another engine "
+                "(vLLM), a fused head or a replaced forward may have bypassed them; exclude them in the policy, "
+                "or set on_unhit='warn' if that is expected (e.g. experts that no token chose)"
+            )

@@ -1,0 +1,112 @@
+"""An adopted layer: its record, and the class that its module wears while adopted."""
+
+from __future__ import annotations
+
+import types
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..interfaces import LayerInfo
+from .layer_types import LayerType
+from .phases import TRACKER
+from .routes import Route
+from .tally import Tally
+
+_STATE = "_mx_layer"
+
+
+class AdoptedLayer:
+    """One adopted module: who it is, its route in the phase in force, and what it has executed.
+
+    ``name`` is relative to the role's model, without wrappers' prefixes; (role, name) is unique.
+    """
+
+    def __init__(self, name: str, role: str, module: nn.Module, layer_type: LayerType, is_lm_head: bool) -> None:
+        self.name = name
+        self.role = role
+        self.module = module
+        self.layer_type = layer_type
+        self.is_lm_head = is_lm_head
+        self.original = type(module)
+        self.in_features, self.out_features = layer_type.features(module)
+        self.tallies: dict[str, Tally] = {}
+        self.route: Route = self.unrouted
+
+    @property
+    def info(self) -> LayerInfo:
+        """What a provider learns about this layer."""
+        return LayerInfo(self.name, self.role, self.in_features, self.out_features, self.is_lm_head)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The high-precision weight as (out, in)."""
+        return self.layer_type.weight(self.module)
+
+    def tally(self, phase: str) -> Tally:
+        """This layer's counts in ``phase``, made on first use."""
+        tally = self.tallies.get(phase)
+        if tally is None:
+            tally = self.tallies[phase] = Tally()
+        return tally
+
+    def unrouted(self, x: torch.Tensor) -> torch.Tensor:
+        """Before the first phase entry: the layer's own forward."""
+        y: torch.Tensor = self.original.forward(self.module, x)
+        return y
+
+    def wear(self) -> None:
+        """Swap the module's class; an accelerate hook's saved forward is rebound, or it would bypass us."""
+        self.module.__dict__[_STATE] = self
+        self.module.__class__ = adopted_class(self.original)
+        if "_old_forward" in self.module.__dict__:
+            self.module.__dict__["_old_forward"] = types.MethodType(_forward, self.module)
+
+    def shed(self) -> None:
+        """Give the module its class back."""
+        self.module.__class__ = self.original
+        self.module.__dict__.pop(_STATE, None)
+        if "_old_forward" in self.module.__dict__:
+            self.module.__dict__["_old_forward"] = types.MethodType(self.original.forward, self.module)
+
+
+def adopted(module: nn.Module) -> AdoptedLayer | None:
+    """The module's record while it is adopted, else None."""
+    return module.__dict__.get(_STATE)
+
+
+def _forward(self: nn.Module, input: torch.Tensor) -> torch.Tensor:
+    grad = torch.is_grad_enabled()
+    if grad is not TRACKER.grad:
+        TRACKER.saw_forward(grad)
+    layer: AdoptedLayer = self.__dict__[_STATE]
+    return layer.route(input)
+
+
+def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
+    """Pickle and copy as the original class: a copy is an ordinary, unadopted module."""
+    layer: AdoptedLayer = self.__dict__[_STATE]
+    state = {key: value for key, value in self.__dict__.items() if key != _STATE}
+    return _rebuild, (layer.original,), state
+
+
+def _rebuild(cls: type[nn.Module]) -> nn.Module:
+    return cls.__new__(cls)
+
+
+@lru_cache(maxsize=None)
+def adopted_class(original: type[nn.Module]) -> type[nn.Module]:
+    """The class that modules of type ``original`` wear: same name, isinstance, state_dict and pickle."""
+    return type(
+        original.__name__,
+        (original,),
+        {
+            "forward": _forward,
+            "__reduce_ex__": _reduce_ex,
+            "__module__": original.__module__,
+            "__doc__": original.__doc__,
+            "__qualname__": original.__qualname__,
+        },
+    )

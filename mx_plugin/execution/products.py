@@ -1,0 +1,159 @@
+"""The three products of a linear layer under MX: forward, dgrad, wgrad.
+
+forward blocks X and W along ``in``; dX = dY W blocks dY and W along ``out``; dW = dY^T X blocks both
+along flattened tokens (ragged tail allowed, padding tokens included). Every operand is cast from its
+high-precision source, never re-quantised; gradients are straight-through (Bengio et al., 2013).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..formats.cast import StochasticKey
+from ..formats.spec import FP16
+from ..precision.formats import LayerFormats, Product
+from .tally import Tally
+
+FakeQuantize = Callable[..., torch.Tensor]
+
+_PRESCALE = 0.75
+"""Stochastic rounding under ``floor`` saturates above max; 3/4 first, 16/9 on the product after
+(Tseng, Yu and Park, "Training LLMs with MXFP4", 2025, algorithm 1)."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names the random stream of one layer: ``step`` and ``call`` tell draws apart."""
+
+    seed: int
+    layer: str
+
+    def at(self, product: str, step: int, call: int) -> StochasticKey:
+        return StochasticKey.of(self.seed, step, self.layer, product, call)
+
+
+class ProductCaster:
+    """Casts a product's operands by its :class:`Product`, with whichever backend does the casting."""
+
+    def __init__(self, formats: LayerFormats, fake_quantize: FakeQuantize, keys: Keys) -> None:
+        self.formats = formats
+        self.fake_quantize = fake_quantize
+        self.keys = keys
+        self.step = 0
+        self.call = 0
+
+    def operands(
+        self, product: Product, name: str, call: int, first: tuple[torch.Tensor, int], second: tuple[torch.Tensor, int]
+    ) -> tuple[torch.Tensor, torch.Tensor, float]:
+        """Cast both operands, each (tensor, reduction dim); also the factor owed to the product."""
+        hadamard = self.keys.at(f"{name}/hadamard", self.step, call) if product.hadamard else None
+        cast, factor = [], 1.0
+        for side, fmt, (x, dim) in (
+            ("first", product.pair.weights, first),
+            ("second", product.pair.activations, second),
+        ):
+            stochastic = product.rounding == "stochastic" and fmt != FP16
+            if stochastic and product.scale_rule == "floor":
+                x, factor = x * _PRESCALE, factor / _PRESCALE
+            key = self.keys.at(f"{name}/{side}", self.step, call) if stochastic else None
+            cast.append(self._cast(x, fmt, dim, product, key, hadamard))
+        return cast[0], cast[1], factor
+
+    def _cast(
+        self,
+        x: torch.Tensor,
+        fmt: str,
+        dim: int,
+        product: Product,
+        key: StochasticKey | None,
+        hadamard: StochasticKey | None,
+    ) -> torch.Tensor:
+        if fmt == FP16:
+            if hadamard is None:
+                return x
+            from ..formats.hadamard import transform  # only a mixed pair under a transform comes here
+
+            return transform(x, hadamard, dim)
+        return self.fake_quantize(
+            x,
+            fmt,
+            dim,
+            rounding=product.rounding if key is not None else "nearest",
+            scale_rule=product.scale_rule,
+            key=key,
+            hadamard=hadamard,
+        )
+
+
+class MXLinearFunction(torch.autograd.Function):
+    """Y = q(X) q(W)^T + b with MX backward products; X: (..., in), W: (out, in), Y: (..., out)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        caster: ProductCaster,
+        tally: Tally,
+        compute: torch.dtype | None,
+    ) -> torch.Tensor:
+        call = caster.call
+        caster.call += 1
+        w, a, factor = caster.operands(caster.formats.forward, "forward", call, (weight, -1), (x, -1))
+        if compute is not None:
+            w, a, bias = w.to(compute), a.to(compute), None if bias is None else bias.to(compute)
+        y = F.linear(a, w, bias if factor == 1.0 else None)
+        if factor != 1.0:
+            y = y * factor if bias is None else y * factor + bias
+        ctx.save_for_backward(x, weight)
+        ctx.caster, ctx.tally, ctx.call, ctx.compute = caster, tally, call, compute
+        ctx.has_bias = bias is not None
+        tally.dtype = y.dtype
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        caster: ProductCaster = ctx.caster
+        tally: Tally = ctx.tally
+        rows = dy.numel() // dy.shape[-1] if dy.shape[-1] else 0
+        dx = dw = db = None
+        if ctx.needs_input_grad[0]:
+            dx = _dgrad(caster, ctx.call, dy, weight, ctx.compute).to(x.dtype).reshape(x.shape)
+            tally.dgrad_rows += rows
+            tally.dgrad_calls += 1
+        if ctx.needs_input_grad[1]:
+            dw = _wgrad(caster, ctx.call, dy, x, ctx.compute).to(weight.dtype)
+            tally.wgrad_rows += rows
+        if ctx.has_bias and ctx.needs_input_grad[2]:
+            db = dy.reshape(-1, dy.shape[-1]).sum(0)
+        return dx, dw, db, None, None, None
+
+
+def _dgrad(
+    caster: ProductCaster, call: int, dy: torch.Tensor, weight: torch.Tensor, compute: torch.dtype | None
+) -> torch.Tensor:
+    """dX = dY W, both blocked along ``out``; returns (..., in)."""
+    w, g, factor = caster.operands(caster.formats.dgrad, "dgrad", call, (weight, 0), (dy, -1))
+    product = torch.matmul(g if compute is None else g.to(compute), w if compute is None else w.to(compute))
+    return product if factor == 1.0 else product * factor
+
+
+def _wgrad(
+    caster: ProductCaster, call: int, dy: torch.Tensor, x: torch.Tensor, compute: torch.dtype | None
+) -> torch.Tensor:
+    """dW = dY^T X, both blocked along flattened tokens; returns (out, in)."""
+    tokens_x = x.reshape(-1, x.shape[-1])
+    tokens_dy = dy.reshape(-1, dy.shape[-1])
+    a, g, factor = caster.operands(caster.formats.wgrad, "wgrad", call, (tokens_x, 0), (tokens_dy, 0))
+    if compute is not None:
+        a, g = a.to(compute), g.to(compute)
+    product = torch.matmul(g.t(), a)
+    return product if factor == 1.0 else product * factor

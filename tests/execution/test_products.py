@@ -1,0 +1,136 @@
+"""The three products of training, against the definition written out with the public cast."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mx_plugin import fake_quantize
+from mx_plugin.execution.phases import TRACKER
+
+from .conftest import TwoLayers
+
+ROWS = 37  # tokens: a ragged last block for dW
+
+
+@pytest.fixture
+def layer() -> nn.ModuleDict:
+    torch.manual_seed(3)
+    return nn.ModuleDict({"up": nn.Linear(64, 48)})
+
+
+def run(layer: nn.ModuleDict, x: torch.Tensor, dy: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    leaf = x.clone().requires_grad_()
+    y = layer["up"](leaf)
+    layer.zero_grad()
+    y.backward(dy)
+    return y.detach(), leaf.grad, layer["up"].weight.grad, layer["up"].bias.grad
+
+
+def tensors(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return (
+        torch.randn(ROWS, 64, generator=generator).to(dtype),
+        torch.randn(ROWS, 48, generator=generator).to(dtype),
+    )
+
+
+def policy(gradient: Any) -> dict[str, Any]:
+    return {"defaults": {"rollout": "FP16", "reward": "FP16", "gradient": gradient}}
+
+
+def test_a_single_name_quantises_every_operand_along_its_own_reduction(engines: Any, layer: nn.ModuleDict) -> None:
+    x, dy = tensors()
+    w, b = layer["up"].weight.detach().clone(), layer["up"].bias.detach().clone()
+    engines(policy("MXFP6"), {"policy": layer})
+    y, dx, dw, db = run(layer, x, dy)
+
+    def q(t: torch.Tensor, fmt: str, dim: int) -> torch.Tensor:
+        return fake_quantize(t, fmt, dim, scale_rule="rceil")
+
+    torch.testing.assert_close(y, q(x, "MXFP8", -1) @ q(w, "MXFP6", -1).T + b)
+    torch.testing.assert_close(dx, q(dy, "MXFP8", -1) @ q(w, "MXFP6", 0))
+    torch.testing.assert_close(dw, q(dy, "MXFP8", 0).T @ q(x, "MXFP8", 0))
+    torch.testing.assert_close(db, dy.sum(0))
+
+
+def test_each_product_takes_its_own_pair(engines: Any, layer: nn.ModuleDict) -> None:
+    """forward is W/X, dgrad W/dY, wgrad X/dY."""
+    x, dy = tensors()
+    w, b = layer["up"].weight.detach().clone(), layer["up"].bias.detach().clone()
+    pairs = {"forward": "MXFP8/FP16", "dgrad": "FP16/MXFP8", "wgrad": "MXINT8/FP16"}
+    engines(policy(pairs), {"policy": layer})
+    y, dx, dw, _ = run(layer, x, dy)
+    torch.testing.assert_close(y, x @ fake_quantize(w, "MXFP8", -1, scale_rule="rceil").T + b)
+    torch.testing.assert_close(dx, fake_quantize(dy, "MXFP8", -1, scale_rule="rceil") @ w)
+    torch.testing.assert_close(dw, dy.T @ fake_quantize(x, "MXINT8", 0, scale_rule="rceil"))
+
+
+@pytest.mark.parametrize("scale_rule", ["rceil", "floor"])
+def test_mxfp4_gradients_are_unbiased(engines: Any, layer: nn.ModuleDict, scale_rule: str) -> None:
+    """Averaged over steps, stochastically rounded products approach the exact ones."""
+    x, dy = tensors()
+    w = layer["up"].weight.detach().clone()
+    products = {name: {"format": "MXFP4/MXFP4", "rounding": "stochastic", "scale_rule": scale_rule}
+                for name in ("dgrad", "wgrad")}  # fmt: skip
+    engine = engines(policy({"forward": "FP16/FP16", **products}), {"policy": layer})
+    steps = 200
+    dxs, dws = [], []
+    for step in range(steps):
+        engine.advance(step)
+        _, dx, dw, _ = run(layer, x, dy)
+        dxs.append(dx.clone())
+        dws.append(dw.clone())
+    for draws, exact in ((torch.stack(dxs), dy @ w), (torch.stack(dws), dy.T @ x)):
+        standard_error = draws.std(0) / steps**0.5
+        deviation = ((draws.mean(0) - exact).abs() / standard_error.clamp_min(1e-6)).square().mean().sqrt()
+        assert deviation < 1.2, "root mean square z-score of an unbiased estimate is 1"
+
+
+def test_the_same_seed_and_step_draw_the_same_bits(engines: Any, layer: nn.ModuleDict) -> None:
+    x, dy = tensors()
+    results = []
+    for _ in range(2):
+        engine = engines(policy("MXFP4"), {"policy": layer}, seed=11)
+        engine.advance(7)
+        results.append(run(layer, x, dy))
+        engine.advance(8)
+        results.append(run(layer, x, dy))
+        engine.restore()
+    assert all(torch.equal(a, b) for a, b in zip(results[0], results[2], strict=True))
+    assert not torch.equal(results[0][1], results[1][1]), "another step draws other bits"
+
+
+def test_a_hadamard_transform_keeps_the_product(engines: Any, layer: nn.ModuleDict) -> None:
+    """Turning both operands cancels in the product: what is left is quantisation error."""
+    x, dy = tensors()
+    w, b = layer["up"].weight.detach().clone(), layer["up"].bias.detach().clone()
+    turned = {"format": "MXFP8/MXFP8", "hadamard": True}
+    engines(policy({"forward": turned, "dgrad": turned, "wgrad": turned}), {"policy": layer})
+    y, dx, dw, _ = run(layer, x, dy)
+    for got, exact in ((y, x @ w.T + b), (dx, dy @ w), (dw, dy.T @ x)):
+        assert (got - exact).norm() / exact.norm() < 0.06
+
+
+def test_batches_of_any_rank_train(engines: Any, layer: nn.ModuleDict) -> None:
+    x, dy = tensors()
+    engines(policy("MXFP8"), {"policy": layer})
+    flat = run(layer, x, dy)
+    folded = run(layer, x.reshape(1, ROWS, 1, 64), dy.reshape(1, ROWS, 1, 48))
+    for a, b in zip(flat, folded, strict=True):
+        assert torch.equal(a.reshape(-1), b.reshape(-1))
+
+
+def test_autocast_multiplies_in_its_dtype(engines: Any, model: TwoLayers, x: torch.Tensor) -> None:
+    plain = copy.deepcopy(model)
+    engines(policy("MXFP8"), {"policy": model})
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model(x)
+        assert y.dtype == plain(x).dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert model.up.weight.grad.dtype == torch.float32
+    assert TRACKER.phase == "gradient"
