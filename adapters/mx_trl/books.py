@@ -30,7 +30,8 @@ class Books:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.ledger = Ledger(self._meters(), session.engine.collect)
+        self.meters = self._make_meters()
+        self.ledger = Ledger(self.meters, session.engine.collect)
         self.folder: RunFolder | None = None
         self.latest: dict[str, float] = {}
         """Our newest numbers, by their key in the trainer's log."""
@@ -38,10 +39,9 @@ class Books:
         """Training steps completed."""
         self.rows: list[EnergyRow] = []
         self.rewards: list[float] = []
-        self._config_written = False
         self._warned: set[str] = set()
 
-    def _meters(self) -> list[Meter]:
+    def _make_meters(self) -> list[Meter]:
         config = self.session.config
         meters = []
         for name in config.meters:
@@ -87,7 +87,7 @@ class Books:
                 "hits": engine.hits(),
                 "phases": {"logprobs_of_policy": session.roles.logprob_phase, "scoring": engine.policy_scoring},
                 "backend": engine.backend.name,
-                "meters": [dict(meter.describe()) for meter in self._open_meters],
+                "meters": [dict(meter.describe()) for meter in self.meters],
                 "seed": engine.seed,
                 "versions": _versions(),
             }
@@ -155,15 +155,20 @@ class Books:
 
     # ------------------------------------------------------------------ end
 
-    def finish(self, failed: bool) -> None:
+    def finish(self) -> None:
         """``train()`` is over: book the rest under the step that never ended, write the final config."""
-        if self.ledger.running:
-            self._book(self.ledger.stop(self.step + 1))
+        self._book(self.ledger.stop(self.step + 1))
         self._write_config()
-        if failed:
-            log.warning("training ended with an error after step %d; what was booked is kept", self.step)
-        else:
-            log.info("\n%s", self.summary())
+        log.info("\n%s", self.summary())
+
+    def abandon(self, error: BaseException) -> None:
+        """``train()`` raised: keep what was booked, and let nothing of ours hide the error."""
+        try:
+            self._book(self.ledger.stop(self.step + 1))
+            self._write_config()
+        except Exception:
+            log.exception("the books could not be closed after an error in training")
+        log.warning("training ended after step %d with %s: %s", self.step, type(error).__name__, error)
 
     def close(self) -> None:
         """Close meters and files.

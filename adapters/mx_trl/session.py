@@ -84,9 +84,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._stack:
-            self.books.finish(failed=error is not None)
             if error is None:
+                self.books.finish()
                 self._check_hits()
+            else:
+                self.books.abandon(error)
 
     def _backend(self, name: str) -> Backend:
         backend: Backend = get_backend(name)

@@ -52,13 +52,27 @@ def _sampled_bits(weight: torch.Tensor) -> torch.Tensor:
     return flat[_positions(flat.numel(), flat.device)].view(_BITS[flat.element_size()])
 
 
+class _Announcement:
+    """A module hook that tells us of a load; copies and pickles of the module carry a silent one."""
+
+    def __init__(self, tell: Callable[[], None] | None = None) -> None:
+        self.tell = tell
+
+    def __call__(self, *_: Any) -> None:
+        if self.tell is not None:
+            self.tell()
+
+    def __reduce__(self) -> tuple[type[_Announcement], tuple[()]]:
+        return _Announcement, ()
+
+
 class WriteWatch:
-    """Calls ``invalidate`` whenever torch lets us see that weights were written."""
+    """Tells whenever torch lets us see that weights were written: ``trained`` and ``loaded``."""
 
     def __init__(self, roots: Iterable[nn.Module], trained: Callable[[], None], loaded: Callable[[], None]) -> None:
         self._removables: list[Any] = [register_optimizer_step_post_hook(lambda *_: trained())]
         for root in roots:
-            self._removables.append(root.register_load_state_dict_post_hook(lambda *_: loaded()))
+            self._removables.append(root.register_load_state_dict_post_hook(_Announcement(loaded)))
 
     def close(self) -> None:
         """Remove the hooks; idempotent."""

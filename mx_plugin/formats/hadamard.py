@@ -10,6 +10,7 @@ one multiplication by float32(32 ** -0.5): every operation is rounded alone, so 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -41,11 +42,17 @@ def _butterflies(v: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
     return v
 
 
+@lru_cache(maxsize=8)
+def _signs_once(n: int, key: StochasticKey, device: torch.device) -> torch.Tensor:
+    """The two operands of a product ask for the same signs, one after the other."""
+    return signs(n, key, device)
+
+
 def _along(x: torch.Tensor, key: StochasticKey, dim: int) -> torch.Tensor:
     """Signs broadcast along ``dim`` of ``x``, whose size there is whole."""
     shape = [1] * x.dim()
     shape[dim] = x.shape[dim]
-    return signs(x.shape[dim], key, x.device).view(shape)
+    return _signs_once(x.shape[dim], key, x.device).view(shape)
 
 
 def _rotate(x: torch.Tensor, dim: int) -> torch.Tensor:
@@ -59,8 +66,8 @@ def _rotate(x: torch.Tensor, dim: int) -> torch.Tensor:
         flat = blocks.dim() == 2
         some = blocks[piece].t().unsqueeze(0) if flat else blocks[piece]
         some = some.clone(memory_format=torch.contiguous_format)
-        y = _butterflies(some, torch.empty_like(some))
-        torch.mul(y[0].t() if flat else y, _NORM, out=turned[piece])
+        y = _butterflies(some, torch.empty_like(some)).mul_(_NORM)
+        turned[piece] = y[0].t() if flat else y
     return turned.view(x.shape)
 
 
