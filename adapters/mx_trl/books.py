@@ -33,8 +33,12 @@ class Books:
         self.meters = self._make_meters()
         self.ledger = Ledger(self.meters, session.engine.collect)
         self.folder: RunFolder | None = None
+        self.measured: dict[str, float] = {}
+        """Measured in the step in progress, by key in the trainer's log."""
         self.latest: dict[str, float] = {}
-        """Our newest numbers, by their key in the trainer's log."""
+        """Our numbers of the last step that ended; what was not measured in it is not there."""
+        self.standard: dict[str, float] = {}
+        """The trainer's own numbers in its last log, by column of metrics.csv."""
         self.step = 0
         """Training steps completed."""
         self.rows: list[EnergyRow] = []
@@ -100,6 +104,7 @@ class Books:
         if step <= self.step:
             return
         self.step = step
+        self.latest, self.measured = self.measured, {}
         self._book(self.ledger.step_end(step))
 
     def _book(self, rows: list[EnergyRow]) -> None:
@@ -130,6 +135,7 @@ class Books:
         self.folder.write_log(record)
         found = standard_metrics(logs)
         if found:
+            self.standard = found
             if "reward" in found:
                 self.rewards.append(found["reward"])
             self.folder.write_metrics(state.global_step, {**found, **self._own_columns()})

@@ -29,7 +29,7 @@ def load_tokenizer(path: str, **options: Any) -> PreTrainedTokenizerBase:
     """
     tokenizer = _load(AutoTokenizer, path, "tokenizer", options)
     tokenizer.padding_side = "left"
-    return tokenizer  # type: ignore[no-any-return]
+    return tokenizer
 
 
 def load_policy(path: str, **options: Any) -> PreTrainedModel:
@@ -38,7 +38,7 @@ def load_policy(path: str, **options: Any) -> PreTrainedModel:
     Raises:
         StageError: nothing there that transformers can load.
     """
-    return _load(AutoModelForCausalLM, path, "policy", options)  # type: ignore[no-any-return]
+    return _load(AutoModelForCausalLM, path, "policy", options)
 
 
 def load_scorer(path: str, what: str, **options: Any) -> PreTrainedModel:
@@ -47,7 +47,7 @@ def load_scorer(path: str, what: str, **options: Any) -> PreTrainedModel:
     Raises:
         StageError: nothing there that transformers can load.
     """
-    return _load(AutoModelForSequenceClassification, path, what, {"num_labels": 1, **options})  # type: ignore[no-any-return]
+    return _load(AutoModelForSequenceClassification, path, what, {"num_labels": 1, **options})
 
 
 def _load(auto: Any, path: str, what: str, options: dict[str, Any]) -> Any:

@@ -120,7 +120,7 @@ class Session:
         """on_step_end: book the step, tell the provider, and check that nothing was skipped."""
         self.books.close_step(state.global_step)
         self.engine.advance(state.global_step)
-        self.engine.observe(state.global_step, self.books.latest)
+        self.engine.observe(state.global_step, {**self.books.standard, **self.books.latest})
         if reference_syncs(self.trainer, state.global_step):
             self.engine.invalidate("reference")
         TRACKER.rest()
@@ -161,9 +161,9 @@ class Session:
             )
             return
         if due:
-            self.books.latest.update(probe.measure(sample))
+            self.books.measured.update(probe.measure(sample))
         if kl_due:
-            self.books.latest.update(probe.unquantised_kl(sample))
+            self.books.measured.update(probe.unquantised_kl(sample))
 
 
 def make_provider(config: MXConfig) -> Provider:

@@ -72,7 +72,7 @@ class WriteWatch:
     def __init__(self, roots: Iterable[nn.Module], trained: Callable[[], None], loaded: Callable[[], None]) -> None:
         self._removables: list[Any] = [register_optimizer_step_post_hook(lambda *_: trained())]
         for root in roots:
-            self._removables.append(root.register_load_state_dict_post_hook(_Announcement(loaded)))
+            self._removables.append(root.register_load_state_dict_post_hook(_Announcement(loaded))  # type: ignore[no-untyped-call])
 
     def close(self) -> None:
         """Remove the hooks; idempotent."""

@@ -60,7 +60,7 @@ class AdoptedLayer:
     def wear(self) -> None:
         """Swap the module's class; an accelerate hook's saved forward is rebound, or it would bypass us."""
         self.module.__dict__[_STATE] = self
-        self.module.__class__ = adopted_class(self.original)
+        self.module.__class__ = adopted_class(self.original)  # type: ignore[arg-type]
         if "_old_forward" in self.module.__dict__:
             self.module.__dict__["_old_forward"] = types.MethodType(_forward, self.module)
 
@@ -78,11 +78,20 @@ def adopted(module: nn.Module) -> AdoptedLayer | None:
 
 
 def _forward(self: nn.Module, input: torch.Tensor) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        return _uncompiled(self, input)
     grad = torch.is_grad_enabled()
     if grad is not TRACKER.grad:
         TRACKER.saw_forward(grad)
     layer: AdoptedLayer = self.__dict__[_STATE]
     return layer.route(input)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(self: nn.Module, input: torch.Tensor) -> torch.Tensor:
+    """A compiled model breaks its graph here: routes change with the phase, which no guard sees."""
+    y: torch.Tensor = _forward(self, input)
+    return y
 
 
 def _reduce_ex(self: nn.Module, protocol: Any) -> Any:

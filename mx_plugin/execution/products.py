@@ -22,8 +22,10 @@ from .tally import Tally
 FakeQuantize = Callable[..., torch.Tensor]
 
 _PRESCALE = 0.75
-"""Stochastic rounding under ``floor`` saturates above max; 3/4 first, 16/9 on the product after
-(Tseng, Yu and Park, "Training LLMs with MXFP4", 2025, algorithm 1)."""
+"""Stochastic rounding under ``floor`` saturates above the largest element; so the block keeps the scale
+that ``floor`` gives it, its values are multiplied by 3/4, and the product is compensated (Tseng, Yu and
+Park, "Training LLMs with MXFP4", 2025, algorithm 1). The scale that ``floor`` gives x is the one that
+``rceil`` gives 3/4 x (but at exact powers of two, where it is one finer), hence the cast below."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ class ProductCaster:
             ("second", product.pair.activations, second),
         ):
             stochastic = product.rounding == "stochastic" and fmt != FP16
-            if stochastic and product.scale_rule == "floor":
-                x, factor = x * _PRESCALE, factor / _PRESCALE
+            scale_rule = product.scale_rule
+            if stochastic and scale_rule == "floor":
+                x, factor, scale_rule = x * _PRESCALE, factor / _PRESCALE, "rceil"
             key = self.keys.at(f"{name}/{side}", self.step, call) if stochastic else None
-            cast.append(self._cast(x, fmt, dim, product, key, hadamard))
+            cast.append(self._cast(x, fmt, dim, scale_rule, key, hadamard))
         return cast[0], cast[1], factor
 
     def _cast(
@@ -69,7 +72,7 @@ class ProductCaster:
         x: torch.Tensor,
         fmt: str,
         dim: int,
-        product: Product,
+        scale_rule: str,
         key: StochasticKey | None,
         hadamard: StochasticKey | None,
     ) -> torch.Tensor:
@@ -83,8 +86,8 @@ class ProductCaster:
             x,
             fmt,
             dim,
-            rounding=product.rounding if key is not None else "nearest",
-            scale_rule=product.scale_rule,
+            rounding="nearest" if key is None else "stochastic",
+            scale_rule=scale_rule,
             key=key,
             hadamard=hadamard,
         )
@@ -94,7 +97,7 @@ class MXLinearFunction(torch.autograd.Function):
     """Y = q(X) q(W)^T + b with MX backward products; X: (..., in), W: (out, in), Y: (..., out)."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: torch.Tensor,
         weight: torch.Tensor,
@@ -118,7 +121,7 @@ class MXLinearFunction(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         caster: ProductCaster = ctx.caster

@@ -43,12 +43,12 @@ class Collector:
             self._book(layer, tally)
         self._notes[id(tally)] = (formats, pack)
 
-    def packed(self, layer: AdoptedLayer, fmt: str, elements: int) -> None:
+    def packed(self, layer: AdoptedLayer, product: Product) -> None:
         """A weight was packed: its casts are work of the phase that needed it."""
         weight = layer.weight
-        total = self._sums[(layer.role, fmt, dtype_name(weight.dtype))]
-        total.cast_elements += elements
-        total.weight_bytes += elements * weight.element_size()
+        total = self._sums[(layer.role, str(product), dtype_name(weight.dtype))]
+        total.cast_elements += weight.numel()
+        total.weight_bytes += weight.numel() * weight.element_size()
 
     def add(self, work: Work) -> None:
         """Work that no adopted layer sees, e.g. attention products."""

@@ -18,7 +18,7 @@ from .tokenizer import make_tokenizer
 CONTEXT = 64
 """Longest sequence of the embedded models, in tokens."""
 
-_VERSION = "1"
+_VERSION = "2"
 _MARK = "VERSION"
 
 

@@ -10,12 +10,15 @@ from transformers import PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
 
 from .language import answer, prompts
 
-_STEPS, _ROWS, _RATE = 150, 64, 4e-3
+WARM_UP_STEPS = 120
+_ROWS, _RATE = 24, 6e-3
 _IGNORED = -100
 
 
-def make_policy(tokenizer: PreTrainedTokenizerBase, context: int, seed: int) -> Qwen2ForCausalLM:
-    """Two layers, hidden 64, grouped-query attention, tied embeddings, float32; warmed up by ``_STEPS`` steps.
+def make_policy(
+    tokenizer: PreTrainedTokenizerBase, context: int, seed: int, steps: int = WARM_UP_STEPS
+) -> Qwen2ForCausalLM:
+    """Two layers, hidden 64, grouped-query attention, tied embeddings, float32; warmed up by ``steps`` steps of AdamW.
 
     Draws from torch's global generator: call it where that is restored (``torch.random.fork_rng``).
     """
@@ -36,22 +39,22 @@ def make_policy(tokenizer: PreTrainedTokenizerBase, context: int, seed: int) -> 
     model = Qwen2ForCausalLM(config).float()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    _warm_up(model, tokenizer, random.Random(seed))
+    _warm_up(model, tokenizer, random.Random(seed), steps)
     return model.eval()
 
 
-def _warm_up(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, rng: random.Random) -> None:
+def _warm_up(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerBase, rng: random.Random, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=_RATE)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=_STEPS)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, total_iters=steps)
     questions = prompts()
     model.train()
-    for _ in range(_STEPS):
+    for _ in range(steps):
         rows = [_dialogue(rng.choice(questions), tokenizer, rng) for _ in range(_ROWS)]
         batch = tokenizer(rows, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, _IGNORED)
         logits = model(**batch).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()

@@ -42,7 +42,7 @@ def run_example(
         given = ["--config", str(Path(script).parent / "configs" / embedded_config), *given]
     transformers_logging.disable_progress_bar()
     try:
-        parser = TrlParser((script_class, training_class, ModelConfig, MXConfig))  # type: ignore[arg-type]
+        parser = TrlParser((script_class, training_class, ModelConfig, MXConfig))
         chosen, training_args, model_args, mx_config = parser.parse_args_and_config(given)
         if chosen.no_mx or (_names(given, "--policy") and not _names(given, "--policies")):
             chosen.policies = None

@@ -13,7 +13,7 @@ _SHOWN = {
 }
 
 
-class RewardProgress(ProgressCallback):
+class RewardProgress(ProgressCallback):  # type: ignore[misc]
     """Trainer progress bar with reward, KL and mismatch behind it instead of a line of all metrics per step."""
 
     def on_log(
