@@ -20,6 +20,13 @@ logger = logging.getLogger(__name__)
 
 PAD = "<|mx_pad|>"
 
+_SAMPLING = frozenset(
+    "do_sample temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty "
+    "no_repeat_ngram_size encoder_repetition_penalty num_beams penalty_alpha bad_words_ids suppress_tokens "
+    "begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias min_length min_new_tokens "
+    "max_length max_new_tokens".split()
+)
+
 
 def load_tokenizer(path: str, **options: Any) -> PreTrainedTokenizerBase:
     """Tokenizer of a folder or hub id, padding on the left.
@@ -117,7 +124,7 @@ def plain_generation(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     would distort them silently.
     """
     shipped = policy.generation_config.to_diff_dict()
-    dropped = sorted(set(shipped) - {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version"})
+    dropped = sorted(_SAMPLING & set(shipped))
     if dropped:
         logger.warning("the model's own sampling settings are not used: %s", ", ".join(dropped))
     policy.generation_config = GenerationConfig(

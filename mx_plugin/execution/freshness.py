@@ -72,7 +72,8 @@ class WriteWatch:
     def __init__(self, roots: Iterable[nn.Module], trained: Callable[[], None], loaded: Callable[[], None]) -> None:
         self._removables: list[Any] = [register_optimizer_step_post_hook(lambda *_: trained())]
         for root in roots:
-            self._removables.append(root.register_load_state_dict_post_hook(_Announcement(loaded))  # type: ignore[no-untyped-call])
+            removable = root.register_load_state_dict_post_hook(_Announcement(loaded))  # type: ignore[no-untyped-call]
+            self._removables.append(removable)
 
     def close(self) -> None:
         """Remove the hooks; idempotent."""

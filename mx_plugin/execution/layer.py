@@ -74,7 +74,8 @@ class AdoptedLayer:
 
 def adopted(module: nn.Module) -> AdoptedLayer | None:
     """The module's record while it is adopted, else None."""
-    return module.__dict__.get(_STATE)
+    layer: AdoptedLayer | None = module.__dict__.get(_STATE)
+    return layer
 
 
 def _forward(self: nn.Module, input: torch.Tensor) -> torch.Tensor:

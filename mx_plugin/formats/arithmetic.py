@@ -1,8 +1,9 @@
 """The arithmetic of the reference cast, on blocks: float32 of shape (groups, block[, after]), axis 1 blocked.
 
-Exact throughout: scales come from the bits of amax, division by a power of two is exact, an element
-counted in its quantum has at most 24 bits. Sources: OCP MX v1.0, sections 5.3 (elements), 5.4 (E8M0)
-and 6.3 (the cast). Assumes gradual underflow (``torch.set_flush_denormal(False)``, torch's default).
+Exact throughout: scales come from the bits of amax, multiplying by a power of two is exact, an
+element counted in its quantum has at most 24 bits. Sources: OCP MX v1.0, sections 5.3 (elements), 5.4
+(E8M0) and 6.3 (the cast). Assumes gradual underflow, torch's default; under
+``torch.set_flush_denormal(True)`` only blocks with extreme scales change (see ``MXTensor``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,12 @@ def block_scales(amax: torch.Tensor, rule: CastRule) -> torch.Tensor:
     """
     bits = (amax + amax if rule.doubled else amax).view(torch.int32)
     return bits.add(rule.offset).bitwise_and_(_SIGN_AND_EXPONENT).clamp_(_LEAST_SCALE, _LARGEST_SCALE)
+
+
+def _inverse(scales: torch.Tensor) -> torch.Tensor:
+    """1 / scale, exactly, from the scales' bits. By bits, not by division: 2**-127 may have been flushed to zero."""
+    bits = (_LARGEST_SCALE + _LEAST_SCALE - scales).bitwise_and_(_EXPONENT).clamp_(min=_LEAST_SCALE)
+    return bits.view(torch.float32)
 
 
 def _binades(v: torch.Tensor, rule: CastRule, out: torch.Tensor) -> torch.Tensor:
@@ -57,9 +64,10 @@ def cast_values(
     """
     work = v.abs()
     amax = work.amax(1, True)
+    bits = block_scales(amax, rule)
     # 0 * amax is NaN exactly where amax is not finite; elsewhere the sum changes nothing.
-    scale = torch.add(block_scales(amax, rule).view(torch.float32), amax, alpha=0)
-    y = v / scale
+    scale = torch.add(bits.view(torch.float32), amax, alpha=0)
+    y = v * _inverse(bits)
     quantum = _binades(y, rule, work).mul_(rule.step)
     _round(y.div_(quantum), thresholds).mul_(quantum).clamp_(-rule.max, rule.max)
     if rule.is_integer:
@@ -79,7 +87,7 @@ def cast_codes(
     amax = work.amax(1, True)
     bits = block_scales(amax, rule)
     broken = amax.isfinite().logical_not_()
-    y = (v / bits.view(torch.float32)).masked_fill_(broken, 0.0)
+    y = (v * _inverse(bits)).masked_fill_(broken, 0.0)
     binade = _binades(y, rule, work)
     exponent = (binade.view(torch.int32) >> 23).sub_(127 + element.emin)
     quanta = _round(y.div_(binade.mul_(rule.step)), thresholds)

@@ -7,7 +7,7 @@ element formats and of E8M0); nothing here touches a tensor.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from ..errors import FormatError, nearest
 
@@ -100,7 +100,7 @@ def format_names() -> tuple[str, ...]:
     return tuple(_FORMATS)
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_format(name: str) -> Format:
     """Return the format of that name or alias; names are case-insensitive.
 
@@ -161,7 +161,7 @@ def parse_pair(text: str, activations: str = "MXFP8") -> Pair:
     Raises:
         FormatError: a side is not a known format, or there are more than two sides.
     """
-    sides = [s for s in str(text).split("/")]
+    sides = str(text).split("/")
     if len(sides) == 1:
         weights = canonical(sides[0])
         return Pair(weights, FP16 if weights == FP16 else canonical(activations))

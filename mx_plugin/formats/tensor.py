@@ -132,7 +132,7 @@ class MXTensor:
             values.view(rows, self._layout.blocks, block).mul_(scales)
         else:
             whole = padded(values, 1, block).view(rows, self._layout.blocks, block)
-            values = (whole * scales).view(rows, -1)[:, :length]
+            values = (whole * scales).view(rows, self._layout.blocks * block)[:, :length]
         return _unrows(values.to(dtype or self.dtype), self._layout)
 
     @property
@@ -153,7 +153,7 @@ class MXTensor:
         """Whether any of the blocks marked in ``outside`` (rows, nblocks) is NaN or not all zeros."""
         element, block = self.format.element, self.format.block_size
         magnitude = self._codes() & (0xFF if element.is_integer else (1 << (element.bits - 1)) - 1)
-        nonzero = padded(magnitude, 1, block).view(self.scales.shape[0], -1, block).any(-1)
+        nonzero = padded(magnitude, 1, block).view(*self.scales.shape, block).any(-1)
         return bool((outside & (nonzero | (self.scales == NAN_SCALE))).any())
 
     def to(self, device: torch.device | str) -> MXTensor:

@@ -38,7 +38,7 @@ def exact_product(x: torch.Tensor, packed: MXTensor, activations: str) -> tuple[
 # ---------------------------------------------------------------------------- what is computed
 
 
-@pytest.mark.parametrize(("weights", "activations"), PAIRS, ids="/".join)
+@pytest.mark.parametrize(("weights", "activations"), PAIRS, ids=["/".join(pair) for pair in PAIRS])
 @pytest.mark.parametrize("inner", [64, 172, 5], ids=["whole_blocks", "ragged", "less_than_a_block"])
 def test_linear_is_the_product_of_the_dequantised_operands(
     backend: Backend, weights: str, activations: str, inner: int

@@ -26,8 +26,7 @@ def oracle_values(element: str) -> np.ndarray:
     if element == "INT8":
         return np.arange(256, dtype=np.uint8).view(np.int8).astype(np.float64) / 64
     kind = TYPES[element]
-    bits = get_format({v.name: k for k, v in _elements().items()}[element]).element.bits
-    return np.arange(1 << bits, dtype=np.uint8).view(kind).astype(np.float64)
+    return np.arange(1 << ml_dtypes.finfo(kind).bits, dtype=np.uint8).view(kind).astype(np.float64)
 
 
 def oracle_codes(element: str, x: np.ndarray) -> np.ndarray:
@@ -39,14 +38,10 @@ def oracle_codes(element: str, x: np.ndarray) -> np.ndarray:
     return np.clip(x, -limit, limit).astype(np.float32).astype(kind).view(np.uint8)
 
 
-def _elements() -> dict:
-    return {name: get_format(name).element for name in format_names()}
-
-
 def blocks_at_scale_one(name: str, x: np.ndarray) -> np.ndarray:
     """Blocks of 32 that hold the values of x with |x| < 2**(emax + 1), each led by 2**emax: scale 2**0 under floor."""
     emax = get_format(name).element.emax
-    x = x[np.abs(x) < 2.0 ** (emax + 1)]
+    x = x[np.abs(x.astype(np.float64)) < 2.0 ** (emax + 1)]
     x = np.concatenate([x, np.zeros(-len(x) % 31, dtype=x.dtype)]).reshape(-1, 31)
     return np.concatenate([np.full((len(x), 1), 2.0**emax, dtype=x.dtype), x], axis=1)
 

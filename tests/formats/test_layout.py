@@ -61,7 +61,9 @@ def test_strides_do_not_matter(options: dict) -> None:
         for dim in range(view.dim()):
             whole = view.contiguous()
             assert quantize(view, "MXFP8", dim, **options).equal(quantize(whole, "MXFP8", dim, **options))
-            assert same_bits(fake_quantize(view, "MXFP8", dim, **options), fake_quantize(whole, "MXFP8", dim, **options))
+            assert same_bits(
+                fake_quantize(view, "MXFP8", dim, **options), fake_quantize(whole, "MXFP8", dim, **options)
+            )
 
 
 @pytest.mark.parametrize("options", ROUNDINGS, ids=["nearest", "stochastic"])

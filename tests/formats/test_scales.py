@@ -58,12 +58,12 @@ def test_any_float32_amax_gets_the_scale_of_its_rule(name: str, rule: str, bits:
 def test_edges_of_every_binade_get_the_scale_of_their_rule(name: str, rule: str) -> None:
     element = get_format(name).element
     half = element.max + 2.0 ** (element.emax - element.mantissa_bits - 1)
-    for exponent in range(-149, 128):
-        for mantissa in (1.0, element.max / 2.0**element.emax, half / 2.0**element.emax):
-            edge = np.float32(min(mantissa * 2.0**exponent, FLOAT32_MAX))
-            for value in (np.nextafter(edge, np.float32(0)), edge, np.nextafter(edge, np.float32(np.inf))):
-                if np.isfinite(value):
-                    assert_scale(float(value), name, rule)
+    mantissas = np.array([1.0, element.max / 2.0**element.emax, half / 2.0**element.emax])
+    edges = np.minimum(mantissas * 2.0 ** np.arange(-149, 128)[:, None], FLOAT32_MAX).astype(np.float32).flatten()
+    around = [edges, np.nextafter(edges, np.float32(0)), np.nextafter(edges[:-3], np.float32(np.inf))]
+    amax = np.concatenate(around)
+    got = quantize(torch.from_numpy(amax)[:, None], name, scale_rule=rule).scale_codes().flatten().tolist()
+    assert got == [scale_exponent(float(value), name, rule) + 127 for value in amax]
 
 
 @pytest.mark.parametrize("name", format_names())

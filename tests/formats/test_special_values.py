@@ -53,7 +53,7 @@ def test_a_block_of_zeros_has_scale_code_zero_and_keeps_its_signs(name: str) -> 
 
 
 def test_values_that_round_to_zero_keep_their_sign_except_in_int8(name: str) -> None:
-    x = torch.tensor([1.0, -1e-9, 1e-9, -0.0])
+    x = torch.tensor([1.0, -1e-12, 1e-12, -0.0])
     y = decoded(x, name)
     assert y[1:].tolist() == [0, 0, 0]
     negative = name != "MXINT8"
@@ -66,6 +66,20 @@ def test_subnormal_inputs_are_cast_exactly(name: str) -> None:
     x = torch.arange(-64, 64).to(torch.float32) * 2.0**-149
     expected = (torch.round(x.double() / quantum) * quantum).clamp(-least.max * 2.0**-127, least.max * 2.0**-127)
     assert torch.equal(decoded(x, name).double(), expected)
+
+
+def test_flushing_subnormals_spoils_neither_zeros_nor_ordinary_blocks(name: str) -> None:
+    x = torch.randn(4, 64)
+    x[1] = 0.0
+    expected = quantize(x, name)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush subnormals")
+    try:
+        flushed, values = quantize(x, name), fake_quantize(x, name)
+    finally:
+        torch.set_flush_denormal(False)
+    assert flushed.equal(expected)
+    assert torch.equal(values, expected.dequantize())
 
 
 def test_the_largest_float32_saturates_under_floor(name: str) -> None:

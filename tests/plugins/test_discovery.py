@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,6 @@ def test_a_second_copy_of_a_distribution_on_the_path_is_shadowed(site: Any, tmp_
     for name in ("METADATA", "entry_points.txt"):
         text = (site.folder / "third_dist-2.5.dist-info" / name).read_text("utf-8")
         (second / "third_dist-2.5.dist-info" / name).write_text(text, "utf-8")
-    done = site.mx_plugin("plugins", PYTHONPATH=f"{site.folder}:{second}")
+    done = site.mx_plugin("plugins", PYTHONPATH=os.pathsep.join([str(site.folder), str(second)]))
     assert done.stdout.count("third  [ok]") == 1
     assert done.stderr == ""

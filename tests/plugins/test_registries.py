@@ -248,6 +248,9 @@ def test_layer_types_are_asked_anew_each_time_since_frameworks_load_late() -> No
     assert [t.cls for t in plugins.layer_types() if t.cls in (nn.Linear, Late)] == [nn.Linear]
     plugin.ready = True
     assert LayerType(Late, transposed=True) in plugins.layer_types()
+    plugin.ready = False
+    assert Late not in [t.cls for t in plugins.layer_types()]
+    assert all(record.notes == [] for record in plugins.plugin_report())
 
 
 def test_a_second_opinion_on_linear_is_told_and_ours_stays() -> None:

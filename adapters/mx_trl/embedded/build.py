@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,9 +62,20 @@ def _mark(seed: int) -> str:
     return f"embedded {_VERSION}, seed {seed}\n"
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    # On a busy machine a second thread makes operations this small twenty times slower: they wait for each other.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _write(folder: Path, seed: int) -> None:
     tokenizer = make_tokenizer(CONTEXT)
-    with torch.random.fork_rng(), torch.enable_grad():
+    with torch.random.fork_rng(), torch.enable_grad(), _one_thread():
         policy = make_policy(tokenizer, CONTEXT, seed)
         reward = make_reward_model(tokenizer, CONTEXT)
     for model, name in ((policy, "policy"), (reward, "reward")):

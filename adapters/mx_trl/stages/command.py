@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ def run_example(
     if not _names(given, "--config", "--model_name_or_path", "-h", "--help"):
         given = ["--config", str(Path(script).parent / "configs" / embedded_config), *given]
     transformers_logging.disable_progress_bar()
+    # TRL 1.12 uses names that transformers 5 renames; nobody who runs an example can do anything about that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         parser = TrlParser((script_class, training_class, ModelConfig, MXConfig))
         chosen, training_args, model_args, mx_config = parser.parse_args_and_config(given)

@@ -9,7 +9,7 @@ from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState
 _SHOWN = {
     "reward": ("objective/scores", "reward"),
     "kl": ("objective/kl", "kl"),
-    "mismatch": ("mx/mismatch/mean_abs", "mx/mismatch"),
+    "mismatch": ("mx/mismatch/mean_abs_logratio", "mx/mismatch"),
 }
 
 
