@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, Structure, c_char_p, c_float, c_int32, c_int64, c_uint32, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -138,11 +139,12 @@ class Library:
         dll.mx_sizes.restype = c_int64
         self._dll = dll
         self._check(path)
-        self.cast = _function(dll.mx_cast, POINTER(Cast))
-        self.decode = _function(dll.mx_decode, POINTER(Decode))
-        self.linear = _function(
-            dll.mx_linear, c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int32, c_int32, c_int32
-        )
+        self.cast: Callable[[Cast], None] = _function(dll.mx_cast, POINTER(Cast))
+        self.decode: Callable[[Decode], None] = _function(dll.mx_decode, POINTER(Decode))
+        numbers = (c_int64, c_int32, c_int32, c_int32)
+        self.linear: Callable[..., None] = _function(dll.mx_linear, *[c_void_p] * 4, *numbers)
+        self._special = dll.mx_has_special
+        self._special.argtypes = [POINTER(Rule), c_void_p, c_int64]
         self.pool = _torch_pool()
         if self.pool is not None:
             _function(dll.mx_use_pool, c_void_p)(self.pool)
@@ -155,6 +157,10 @@ class Library:
         built = self._dll.mx_sources().decode()
         if self._dll.mx_sizes() != sizes or (SOURCES.is_dir() and built != source_hash()):
             raise NativeUnavailable(f"{path} was built from other sources: rebuild it with python -m mx_cpu.build")
+
+    def has_special_codes(self, rule: Rule, codes: torch.Tensor) -> bool:
+        """Whether any 8-bit code is one that no cast makes: NaN, infinity, or INT8's -2."""
+        return bool(rule.bits == 8 and self._special(rule, codes.data_ptr(), codes.numel()))
 
     @property
     def level(self) -> str:
@@ -184,9 +190,9 @@ class Library:
             self.set_level(before)
 
 
-def _function(function: object, *arguments: object) -> object:
-    function.argtypes = list(arguments)  # type: ignore[attr-defined]
-    function.restype = None  # type: ignore[attr-defined]
+def _function(function: Any, *arguments: Any) -> Any:
+    function.argtypes = list(arguments)
+    function.restype = None
     return function
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ MX_PLUGIN_INTERFACE = (1, 0)
 @hookimpl
 def mx_register_backends(register: RegisterFactory) -> None:
     """``cpu``, the default, and ``reference``, which others are compared with."""
-    register("cpu", _reference, summary="the fastest implementation built here; now plain torch")
+    register("cpu", _cpu, summary="native C++ kernels; the reference where they were not built")
     register("reference", _reference, summary="plain torch, bit-exact, any device")
 
 
@@ -27,6 +28,17 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
     from .checks import implementation_checks
 
     register(implementation_checks)
+
+
+def _cpu(**options: Any) -> Backend:
+    from .library import NativeUnavailable
+    from .native_backend import NativeBackend
+
+    try:
+        return NativeBackend(**options)
+    except NativeUnavailable as error:
+        logging.getLogger("mx_cpu").warning("backend cpu is the reference in plain torch, many times slower: %s", error)
+        return _reference(**options)
 
 
 def _reference(**options: Any) -> Backend:

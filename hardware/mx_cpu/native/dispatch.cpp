@@ -71,6 +71,21 @@ MX_EXPORT void mx_linear(const MxLinear* weight, const void* x, void* y, const v
   LEVELS[chosen]->linear(*weight, x, y, bias, rows, type, bias_type, threads);
 }
 
+// Whether any of `count` 8-bit codes is one that no cast makes: NaN, infinity, or INT8's -2.
+MX_EXPORT int mx_has_special(const MxRule* rule, const uint8_t* codes, int64_t count) {
+  const uint8_t mask = rule->is_integer ? 0xFF : 0x7F, limit = static_cast<uint8_t>(rule->max_code);
+  for (int64_t start = 0; start < count; start += 4096) {
+    const int64_t stop = start + 4096 < count ? start + 4096 : count;
+    uint8_t found = 0;
+    for (int64_t i = start; i < stop; ++i) {
+      const uint8_t code = codes[i] & mask;
+      found |= rule->is_integer ? code == 0x80 : code > limit;
+    }
+    if (found) return 1;
+  }
+  return 0;
+}
+
 // Hash of the sources that this library was made from.
 MX_EXPORT const char* mx_sources() { return MX_SOURCE_HASH; }
 
