@@ -27,10 +27,12 @@ struct Tables {
   static uint16_t bf16(float v) { return static_cast<uint16_t>(bit_cast<uint32_t>(v) >> 16); }
 };
 
-MX_INLINE __m512i load_bytes(const uint8_t* p, int64_t left, int64_t wanted) {
-  if (left >= wanted && wanted == 64) return _mm512_loadu_si512(p);
-  const int64_t n = left < wanted ? (left > 0 ? left : 0) : wanted;
-  return _mm512_maskz_loadu_epi8(n >= 64 ? ~0ull : (1ull << n) - 1, p);
+// 64 bytes of a packed row; with TAIL only the `left` ones that are there, then zeros.
+template <bool TAIL>
+MX_INLINE __m512i load_bytes(const uint8_t* p, int64_t left) {
+  if constexpr (!TAIL) return _mm512_loadu_si512(p);
+  const int64_t n = left < 0 ? 0 : least(left, 64);
+  return _mm512_maskz_loadu_epi8(n == 64 ? ~0ull : (1ull << n) - 1, p);
 }
 
 // Byte or word index vectors for _mm512_shuffle_epi8, from "which block does this 128-bit lane belong to".
@@ -60,8 +62,9 @@ struct Four {
     }
   }
 
+  template <bool TAIL>
   __attribute__((always_inline)) void decode(const uint8_t* p, int64_t left, __m512i* w) const {
-    const __m512i c = load_bytes(p, left, 64);
+    const __m512i c = load_bytes<TAIL>(p, left);
     w[0] = _mm512_permutexvar_epi16(c, table);
     w[1] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 4), table);
     w[2] = _mm512_permutexvar_epi16(_mm512_srli_epi16(c, 8), table);
@@ -85,7 +88,7 @@ struct ByByte {
 
 struct Six : ByByte {
   static constexpr int BITS = 6;
-  __m512i high, low, spread, shifts;
+  __m512i high, low, shifts, spread[2];
 
   explicit Six(const Tables& t) : high(_mm512_load_si512(t.high)), low(_mm512_load_si512(t.low)) {
     alignas(64) uint8_t index[64], shift[64];
@@ -93,13 +96,16 @@ struct Six : ByByte {
       index[i] = static_cast<uint8_t>(i / 8 * 6 + (i % 8 < 6 ? i % 8 : 0));
       shift[i] = static_cast<uint8_t>(6 * (i % 8));
     }
-    spread = _mm512_load_si512(index);
+    spread[0] = _mm512_load_si512(index);
+    spread[1] = _mm512_add_epi8(spread[0], _mm512_set1_epi8(16));
     shifts = _mm512_load_si512(shift);
   }
 
+  template <bool TAIL>
   __attribute__((always_inline)) void decode(const uint8_t* p, int64_t left, __m512i* w) const {
-    for (int h = 0; h < 2; ++h) {
-      const __m512i packed = _mm512_permutexvar_epi8(spread, load_bytes(p + 48 * h, left - 48 * h, 48));
+    MX_UNROLL for (int h = 0; h < 2; ++h) {
+      // Bytes 48 .. 95 are the upper ones of a load that ends where they end: nothing past the row is read.
+      const __m512i packed = _mm512_permutexvar_epi8(spread[h], load_bytes<TAIL>(p + 32 * h, left - 32 * h));
       const __m512i code = _mm512_multishift_epi64_epi8(shifts, packed);  // only the low six bits are looked at
       const __m512i hi = _mm512_permutexvar_epi8(code, high), lo = _mm512_permutexvar_epi8(code, low);
       w[2 * h] = _mm512_unpacklo_epi8(lo, hi);
@@ -117,9 +123,10 @@ struct Eight : ByByte {
       : high{_mm512_load_si512(t.high), _mm512_load_si512(t.high + 64)},
         low{_mm512_load_si512(t.low), _mm512_load_si512(t.low + 64)} {}
 
+  template <bool TAIL>
   __attribute__((always_inline)) void decode(const uint8_t* p, int64_t left, __m512i* w) const {
-    for (int h = 0; h < 2; ++h) {
-      const __m512i c = load_bytes(p + 64 * h, left - 64 * h, 64);
+    MX_UNROLL for (int h = 0; h < 2; ++h) {
+      const __m512i c = load_bytes<TAIL>(p + 64 * h, left - 64 * h);
       const __m512i magnitude = INTEGER ? _mm512_abs_epi8(c) : c;  // only the low seven bits are looked at
       const __m512i lo = _mm512_permutex2var_epi8(low[0], magnitude, low[1]);
       __m512i hi = _mm512_permutex2var_epi8(high[0], magnitude, high[1]);

@@ -8,7 +8,7 @@
 namespace {
 
 struct Decoder {
-  int32_t bits, shift, magnitude, max_code;
+  int32_t bits, shift, magnitude, max_code, bias, implied;
   float factor;
   bool is_integer;
   const float* table;
@@ -18,8 +18,9 @@ struct Decoder {
         shift(23 - r.mantissa_bits),
         magnitude((1 << (r.bits - 1)) - 1),
         max_code(r.max_code),
-        // A code's bits in float32's places are off by a power of two; subnormal elements are then float32 subnormals.
-        factor(bit_cast<float>((127 + (r.is_integer ? -r.mantissa_bits : 126 + r.emin)) << 23)),
+        bias((126 + r.emin) << 23),
+        implied(1 << r.mantissa_bits),
+        factor(bit_cast<float>((127 + (r.is_integer ? 0 : r.emin) - r.mantissa_bits) << 23)),
         is_integer(r.is_integer != 0),
         table(values) {}
 
@@ -37,11 +38,17 @@ struct Decoder {
         v = __builtin_convertvector(code << 24 >> 24, vf) * factor;
       } else {
         const vi m = code & magnitude;
-        v = as_float(as_int(as_float(m << shift) * factor) | (code >> (bits - 1)) << 31);
+        // Without an implied bit the mantissa counts in quanta of the least binade.
+        const vf small = __builtin_convertvector(m, vf) * factor, normal = as_float((m << shift) + bias);
+        v = as_float(as_int(m < implied ? small : normal) | (code >> (bits - 1)) << 31);
         if (bits == 8) {
           vi beyond = m > max_code;
+#if defined(__AVX512F__)
+          const bool any = _mm512_movepi32_mask(bit_cast<__m512i>(beyond)) != 0;
+#else
           int32_t any = 0;
           for (int i = 0; i < LANES; ++i) any |= beyond[i];
+#endif
           if (any)
             for (int i = 0; i < LANES; ++i)
               if (beyond[i]) v[i] = table[code[i]];

@@ -13,6 +13,8 @@
 
 #include "types.hpp"
 
+// Small loops over registers: unrolled early, so that arrays of registers stay in registers.
+#define MX_UNROLL _Pragma("GCC unroll 16")
 #define MX_INLINE static inline __attribute__((always_inline, unused))
 
 namespace {
