@@ -110,6 +110,7 @@ class Decode(Structure):
         ("length", c_int64),
         ("values_type", c_int32),
         ("threads", c_int32),
+        ("ordinary", c_int32),
     ]
 
 

@@ -209,8 +209,8 @@ class NativeBackend(Backend):
         if self._native.level != "avx512" or weight.exact:
             return dict.fromkeys(TYPES, 4 * inner)
         if activations == FP16:
-            return {torch.float32: 16 * inner, torch.float16: 24 * inner, torch.bfloat16: 64 * inner}
-        return {torch.float32: 1 << 62, torch.float16: 1 << 62, torch.bfloat16: 64 * inner}
+            return {torch.float32: 16 * inner, torch.float16: 24 * inner, torch.bfloat16: 56 * inner}
+        return {torch.float32: 1 << 62, torch.float16: 1 << 62, torch.bfloat16: 56 * inner}
 
     def _checked(self, weight: NativeWeight, many: BoundLinear) -> BoundLinear:
         counters = self._counters
@@ -250,13 +250,13 @@ class NativeBackend(Backend):
         if not weight.known:
             return packed.dequantize(dtype)
         if fresh:
-            return self._casts.dequantize(packed, torch.empty(packed.shape, dtype=dtype))
+            return self._casts.dequantize(packed, torch.empty(packed.shape, dtype=dtype), not weight.exact)
         name = "bfloat16" if dtype == torch.bfloat16 else "float32"
         buffer: torch.Tensor | None = getattr(self._buffers, name, None)
         if buffer is None or buffer.numel() < packed.numel():
             buffer = torch.empty(packed.numel(), dtype=dtype)
             setattr(self._buffers, name, buffer)
-        return self._casts.dequantize(packed, buffer[: packed.numel()].view(packed.shape))
+        return self._casts.dequantize(packed, buffer[: packed.numel()].view(packed.shape), not weight.exact)
 
     def _cast(self, activations: str, scale_rule: str) -> Callable[[torch.Tensor], torch.Tensor]:
         if activations == FP16:

@@ -83,8 +83,11 @@ class NativeCasts:
         del source
         return result
 
-    def dequantize(self, packed: MXTensor, out: torch.Tensor) -> torch.Tensor:
-        """Decode a tensor that is blocked along its last dimension into ``out`` (contiguous, its shape)."""
+    def dequantize(self, packed: MXTensor, out: torch.Tensor, ordinary: bool = False) -> torch.Tensor:
+        """Decode a tensor that is blocked along its last dimension into ``out`` (contiguous, its shape).
+
+        ``ordinary``: it is known to have no extreme scales and no codes that a cast never makes.
+        """
         job = Decode()
         job.rule = self.rule(cast_rule(packed.format))
         job.table = table_of(packed.format.element).data_ptr()
@@ -92,6 +95,7 @@ class NativeCasts:
         job.elements, job.scales, job.values = elements.data_ptr(), scales.data_ptr(), out.data_ptr()
         job.rows, job.length = elements.shape[0], packed.shape[-1]
         job.values_type, job.threads = TYPES[out.dtype], torch.get_num_threads()
+        job.ordinary = ordinary
         if packed.numel():
             self._native.decode(job)
         return out

@@ -62,6 +62,23 @@ struct Four {
     }
   }
 
+  // The elements' own order again: out[b] is block b.
+  MX_INLINE void unarrange(const __m512i* w, __m512i* out) {
+    __m512i r[4];
+    for (int half = 0; half < 2; ++half) {
+      const __m512i a = half ? _mm512_unpackhi_epi16(w[0], w[1]) : _mm512_unpacklo_epi16(w[0], w[1]);
+      const __m512i b = half ? _mm512_unpackhi_epi16(w[2], w[3]) : _mm512_unpacklo_epi16(w[2], w[3]);
+      r[2 * half] = _mm512_unpacklo_epi32(a, b);
+      r[2 * half + 1] = _mm512_unpackhi_epi32(a, b);
+    }
+    const __m512i a = _mm512_shuffle_i32x4(r[0], r[1], 0x44), b = _mm512_shuffle_i32x4(r[0], r[1], 0xEE);
+    const __m512i c = _mm512_shuffle_i32x4(r[2], r[3], 0x44), d = _mm512_shuffle_i32x4(r[2], r[3], 0xEE);
+    out[0] = _mm512_shuffle_i32x4(a, c, 0x88);
+    out[1] = _mm512_shuffle_i32x4(a, c, 0xDD);
+    out[2] = _mm512_shuffle_i32x4(b, d, 0x88);
+    out[3] = _mm512_shuffle_i32x4(b, d, 0xDD);
+  }
+
   template <bool TAIL>
   __attribute__((always_inline)) void decode(const uint8_t* p, int64_t left, __m512i* w) const {
     const __m512i c = load_bytes<TAIL>(p, left);
@@ -82,6 +99,15 @@ struct ByByte {
     for (int h = 0; h < 2; ++h) {
       out[2 * h] = _mm512_permutex2var_epi64(e[2 * h], first, e[2 * h + 1]);
       out[2 * h + 1] = _mm512_permutex2var_epi64(e[2 * h], second, e[2 * h + 1]);
+    }
+  }
+
+  // The elements' own order again: out[b] is block b.
+  MX_INLINE void unarrange(const __m512i* w, __m512i* out) {
+    const __m512i even = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11), odd = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    for (int h = 0; h < 2; ++h) {
+      out[2 * h] = _mm512_permutex2var_epi64(w[2 * h], even, w[2 * h + 1]);
+      out[2 * h + 1] = _mm512_permutex2var_epi64(w[2 * h], odd, w[2 * h + 1]);
     }
   }
 };

@@ -6,8 +6,10 @@
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
 #include "linear_bf16.hpp"
 #define MX_LINEAR linear_fast
+#define MX_DECODE decode_fast
 #else
 #define MX_LINEAR linear_exact
+#define MX_DECODE decode
 #endif
 
 #define MX_JOIN_(a, b) a##b
@@ -16,4 +18,4 @@
 #define MX_TEXT(a) MX_TEXT_(a)
 
 extern const MxKernels MX_JOIN(mx_kernels_, MX_LEVEL);
-const MxKernels MX_JOIN(mx_kernels_, MX_LEVEL) = {MX_TEXT(MX_LEVEL), cast, decode, MX_LINEAR};
+const MxKernels MX_JOIN(mx_kernels_, MX_LEVEL) = {MX_TEXT(MX_LEVEL), cast, MX_DECODE, MX_LINEAR};

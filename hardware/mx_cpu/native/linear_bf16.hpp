@@ -164,17 +164,23 @@ void direct_strip(const D& d, const uint8_t* p, const uint8_t* s, int64_t row_by
 constexpr int64_t DIRECT_ROWS = 8;
 
 // Units first .. last of a weight row as bfloat16 with its scales in the exponents; zeros stay zeros.
-template <class D, bool TAIL>
+template <class D, bool TAIL, bool NATURAL = false>
 MX_INLINE void decode_unit(const D& d, const uint8_t* p, int64_t bytes_left, int32_t four, const __m512i* index,
                            uint16_t* out) {
-  __m512i w[4], shift[D::SCALES];
+  __m512i w[4], e[4], shift[D::SCALES];
   d.template decode<TAIL>(p, bytes_left, w);
   const __m512i scales = _mm512_set1_epi32(four);
   MX_UNROLL for (int v = 0; v < D::SCALES; ++v)
     shift[v] = _mm512_sub_epi16(_mm512_slli_epi16(_mm512_shuffle_epi8(scales, index[v]), 7), _mm512_set1_epi16(127 << 7));
   MX_UNROLL for (int i = 0; i < 4; ++i) {
     const __mmask32 nonzero = _mm512_test_epi16_mask(w[i], _mm512_set1_epi16(0x7FFF));
-    _mm512_store_si512(out + 32 * i, _mm512_mask_add_epi16(w[i], nonzero, w[i], shift[i * D::SCALES / 4]));
+    w[i] = _mm512_mask_add_epi16(w[i], nonzero, w[i], shift[i * D::SCALES / 4]);
+  }
+  if constexpr (NATURAL) {
+    D::unarrange(w, e);
+    MX_UNROLL for (int i = 0; i < 4; ++i) _mm512_storeu_si512(out + 32 * i, e[i]);
+  } else {
+    MX_UNROLL for (int i = 0; i < 4; ++i) _mm512_store_si512(out + 32 * i, w[i]);
   }
 }
 
@@ -309,6 +315,42 @@ void linear_by(const MxLinear& w, const void* x, void* y, const void* bias, int6
     }
   };
   parallel(chunks * runs, threads, body);
+}
+
+// Whole units of packed rows of whole blocks to bfloat16; returns how many elements are done.
+template <class D>
+int64_t decode_units(const MxDecode& d) {
+  constexpr int64_t BYTES = UNIT * D::BITS / 8, GRAIN_UNITS = 256;
+  const D decoder{Tables(d.table, d.rule.bits)};
+  __m512i index[D::SCALES];
+  for (int v = 0; v < D::SCALES; ++v) index[v] = scale_index<0, 2>(D::LANE_BLOCK[v]);
+  const int64_t units = d.rows * d.length / UNIT;
+  auto body = [&](int64_t item) {
+    const D local = decoder;
+    uint16_t* out = static_cast<uint16_t*>(d.values);
+    for (int64_t u = item * GRAIN_UNITS; u < least((item + 1) * GRAIN_UNITS, units); ++u)
+      decode_unit<D, false, true>(local, d.elements + u * BYTES, 0, load<int32_t>(d.scales + 4 * u), index, out + u * UNIT);
+  };
+  parallel(ceil_div(units, GRAIN_UNITS), d.threads, body);
+  return units * UNIT;
+}
+
+void decode_fast(const MxDecode& d) {
+  if (!d.ordinary || d.values_type != MX_BF16 || d.length % BLOCK) {
+    decode(d);
+    return;
+  }
+  const int64_t done = d.rule.bits == 4       ? decode_units<Four>(d)
+                       : d.rule.bits == 6     ? decode_units<Six>(d)
+                       : d.rule.is_integer    ? decode_units<Eight<true>>(d)
+                                              : decode_units<Eight<false>>(d);
+  MxDecode rest = d;
+  rest.rows = 1;
+  rest.length = d.rows * d.length - done;
+  rest.elements += done * d.rule.bits / 8;
+  rest.scales += done / BLOCK;
+  rest.values = static_cast<uint16_t*>(d.values) + done;
+  if (rest.length) decode(rest);
 }
 
 void linear_fast(const MxLinear& w, const void* x, void* y, const void* bias, int64_t rows, int32_t type,

@@ -47,6 +47,7 @@ struct MxDecode {
   int64_t rows, length;
   int32_t values_type;
   int32_t threads;
+  int32_t ordinary;       // 1: no extreme scales, no codes that no cast makes
 };
 
 // One packed weight (out, in) and one way to cast activations: made once, used by every call.
