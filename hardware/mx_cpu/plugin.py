@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mx_plugin.hookspecs import RegisterFactory, hookimpl
+from mx_plugin.hookspecs import RegisterCommand, RegisterFactory, hookimpl
 
 if TYPE_CHECKING:
     from mx_plugin.check import Check
@@ -28,6 +29,24 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
     from .checks import implementation_checks
 
     register(implementation_checks)
+
+
+@hookimpl
+def mx_register_commands(register: RegisterCommand) -> None:
+    """``mx-plugin bench``."""
+    register("bench", _add_bench_arguments, _run_bench, summary="measure casts and linear layers against copy_ and bf16")
+
+
+def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from .bench.command import add_arguments
+
+    add_arguments(parser)
+
+
+def _run_bench(arguments: argparse.Namespace) -> int:
+    from .bench.command import run
+
+    return run(arguments)
 
 
 def _cpu(**options: Any) -> Backend:
