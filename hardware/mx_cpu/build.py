@@ -26,9 +26,9 @@ COMPILERS = ("c++", "g++", "clang++")
 """Looked for in this order after the environment's CXX."""
 
 FLAGS = (
-    "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-math-errno -ffp-contract=off -fwrapv "
-    "-Wall -Wextra -Wno-psabi -Wno-maybe-uninitialized"
-).split()
+    *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off", "-fwrapv"),
+    *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"),
+)
 """No fused or reordered arithmetic: casts must have the reference's bits."""
 
 _AVX2 = "-mavx2 -mfma -mf16c"

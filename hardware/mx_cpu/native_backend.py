@@ -297,5 +297,3 @@ def _why_not(x: torch.Tensor, weight: NativeWeight) -> Exception:
             f"({weight.out_features}, {weight.in_features}) needs {weight.in_features}"
         )
     return FormatError(f"x is {x.dtype}; a linear layer takes float32, bfloat16 or float16: convert it first")
-
-

@@ -100,9 +100,7 @@ class NativeCasts:
             self._native.decode(job)
         return out
 
-    def _job(
-        self, x: torch.Tensor, rule: CastRule, dim: int, key: StochasticKey | None
-    ) -> tuple[Cast, torch.Tensor]:
+    def _job(self, x: torch.Tensor, rule: CastRule, dim: int, key: StochasticKey | None) -> tuple[Cast, torch.Tensor]:
         """The C struct without its results, and the tensor that it reads, to be kept alive."""
         source = x.contiguous()
         job = Cast()

@@ -34,7 +34,9 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
     """``mx-plugin bench``."""
-    register("bench", _add_bench_arguments, _run_bench, summary="measure casts and linear layers against copy_ and bf16")
+    register(
+        "bench", _add_bench_arguments, _run_bench, summary="measure casts and linear layers against copy_ and bf16"
+    )
 
 
 def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:

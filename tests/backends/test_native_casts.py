@@ -32,9 +32,7 @@ def backend(level: str) -> Iterator[NativeBackend]:
 def awkward(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     """Numbers of every size: zeros of both signs, subnormals, NaN, infinities, the largest and smallest."""
     generator = torch.Generator().manual_seed(seed)
-    x = torch.randn(shape, generator=generator) * torch.exp2(
-        torch.randint(-20, 20, shape, generator=generator).float()
-    )
+    x = torch.randn(shape, generator=generator) * torch.exp2(torch.randint(-20, 20, shape, generator=generator).float())
     special = torch.tensor([0.0, -0.0, 1e-45, -3e-42, 1e-38, 3.4e38, -3.4e38, 2.0**127, 2.0**-127, 6.0, -448.0])
     where = torch.rand(shape, generator=generator) < 0.1
     x[where] = special[torch.randint(0, len(special), (int(where.sum()),), generator=generator)]
@@ -74,7 +72,10 @@ def test_quantize_makes_the_same_packed_bytes_along_every_dimension(
         for dim in range(len(shape)):
             rule = SCALE_RULES[(seed + dim) % len(SCALE_RULES)]
             options = {"rounding": rounding(key), "scale_rule": rule, "key": key}
-            assert backend.quantize(x, fmt, dim, **options).equal(formats.quantize(x, fmt, dim, **options)), (shape, dim)
+            assert backend.quantize(x, fmt, dim, **options).equal(formats.quantize(x, fmt, dim, **options)), (
+                shape,
+                dim,
+            )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 
@@ -29,24 +30,25 @@ def cast_rows(backend: Backend, budget: float) -> Iterator[Row]:
         name = str(dtype).removeprefix("torch.")
         x = torch.randn(SIZE, SIZE).to(dtype)
         out = torch.empty_like(x)
-        runs: dict[str, Run] = {"copy_": lambda x=x, out=out: out.copy_(x)}
+        runs: dict[str, Run] = {"copy_": partial(out.copy_, x)}
         moved = {"copy_": 2.0 * x.nbytes}
         for fmt in ("MXFP4", "MXFP6", "MXFP8"):
             for dim, where in ((-1, ""), (0, " dim 0")):
                 packs, fakes = f"quantize {fmt}{where}", f"fake_quantize {fmt}{where}"
-                runs[packs] = lambda x=x, fmt=fmt, dim=dim: backend.quantize(x, fmt, dim, scale_rule="rceil")
+                runs[packs] = partial(backend.quantize, x, fmt, dim, scale_rule="rceil")
                 moved[packs] = x.nbytes + x.numel() * get_format(fmt).bits_per_element / 8
-                runs[fakes] = lambda x=x, out=out, fmt=fmt, dim=dim: backend.fake_quantize(
-                    x, fmt, dim, scale_rule="rceil", out=out
-                )
+                runs[fakes] = partial(backend.fake_quantize, x, fmt, dim, scale_rule="rceil", out=out)
                 moved[fakes] = 2.0 * x.nbytes
-        runs["fake_quantize MXFP4 stochastic"] = lambda x=x, out=out: backend.fake_quantize(
-            x, "MXFP4", rounding="stochastic", key=key, scale_rule="rceil", out=out
+        drawn = "fake_quantize MXFP4 stochastic"
+        runs[drawn] = partial(
+            backend.fake_quantize, x, "MXFP4", rounding="stochastic", key=key, scale_rule="rceil", out=out
         )
-        moved["fake_quantize MXFP4 stochastic"] = 2.0 * x.nbytes
+        moved[drawn] = 2.0 * x.nbytes
         seconds = medians(runs, budget)
         copy = moved["copy_"] / seconds["copy_"]
         for what, median in seconds.items():
             target, stretch = TARGETS.get((name, what), (None, None))
             rate = moved[what] / median
-            yield Row("cast", f"{name} {SIZE}x{SIZE}", what, median, rate / copy, target, stretch, f"{rate / 1e9:.1f} GB/s")
+            yield Row(
+                "cast", f"{name} {SIZE}x{SIZE}", what, median, rate / copy, target, stretch, f"{rate / 1e9:.1f} GB/s"
+            )

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         lines = []
         if not arguments.json:
             print(_headline(machine))
-        for row in _measure(chosen, arguments, pairs, rows, float(machine["read_bytes_per_s"])):
+        for row in _measure(chosen, arguments, pairs, rows, float(str(machine["read_bytes_per_s"]))):
             lines.append(row)
             if not arguments.json:
                 print(_text(row), flush=True)
@@ -103,7 +103,9 @@ def _headline(machine: dict[str, object]) -> str:
         f"{machine['threads']} threads, streaming read {float(str(machine['read_bytes_per_s'])) / 1e9:.1f} GB/s"
     ]
     if load > processors / 2:
-        print(f"the machine is busy (load {load:.1f} on {processors} processors): ratios are uncertain", file=sys.stderr)
+        print(
+            f"the machine is busy (load {load:.1f} on {processors} processors): ratios are uncertain", file=sys.stderr
+        )
     lines.append(f"{'bench':<7} {'case':<21} {'what':<31} {'ms':>9} {'ratio':>6} {'target':>7} {'stretch':>7}")
     return "\n".join(lines)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -57,11 +58,11 @@ def linear_rows(
             handles[fmt] = [backend.load_weight(p) for p in packed[fmt]]
         for count in rows:
             x = torch.randn(count, inner).bfloat16()
-            runs: dict[str, Run] = {"bf16": Rotation([lambda w=w, x=x: F.linear(x, w) for w in weights])}
+            runs: dict[str, Run] = {"bf16": Rotation([partial(F.linear, x, w) for w in weights])}
             for pair in pairs:
                 fmt, activations = pair.split("/")
                 bound = [backend.bind(handle, activations, "rceil") for handle in handles[fmt]]
-                runs[pair] = Rotation([lambda b=b, x=x: b(x, None) for b in bound])
+                runs[pair] = Rotation([partial(call, x, None) for call in bound])
             seconds = medians(runs, budget)
             for what, median in seconds.items():
                 target = stretch = None

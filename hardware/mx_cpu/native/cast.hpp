@@ -55,6 +55,9 @@ void cast_tile(const MxCast& c, const Rule& rule, int64_t row, int64_t k, int64_
                bool streams) {
   const int64_t valid = least(length - k, TILE), kept = least(out_length - k, TILE);
   const int64_t blocks = ceil_div(kept, BLOCK), first = row * length + k, to = row * out_length + k;
+  // The processor does not look ahead over a whole tile's work by itself.
+  const char* ahead = static_cast<const char*>(c.source) + (first + 2 * TILE) * width(c.source_type);
+  for (int64_t line = 0; line < TILE * width(c.source_type); line += 64) __builtin_prefetch(ahead + line, 0, 2);
   alignas(64) float staged[TILE];
   const float* tile = staged;
   if (c.source_type == MX_F32 && valid == blocks * BLOCK && !c.hadamard.on) {
@@ -80,20 +83,18 @@ void cast_tile(const MxCast& c, const Rule& rule, int64_t row, int64_t k, int64_
     for (int64_t b = 0; b < blocks; ++b) {
       const vf inverse = splat(scales.inverse[b]);
       const vi whole = splat(scales.whole[b]);
-      alignas(32) uint8_t codes[BLOCK];
-      for (int h = 0; h < 2; ++h) {
+      vb codes[2];
+      MX_UNROLL for (int h = 0; h < 2; ++h) {
         const int64_t at = BLOCK * b + LANES * h;
         const Rounded q = round_lanes<STOCHASTIC>(load<vf>(tile + at), inverse, threshold + (STOCHASTIC ? at : 0), rule);
-        store(codes + LANES * h, __builtin_convertvector(to_code(q, whole, rule), vb));
+        codes[h] = __builtin_convertvector(to_code(q, whole, rule), vb);
       }
-      uint8_t packed[BLOCK];
-      pack_block(codes, rule.bits, packed);
       const int64_t bytes = least(row_bytes - (k / BLOCK + b) * block_bytes, block_bytes);
-      if (bytes == 16) {
-        std::memcpy(out + b * block_bytes, packed, 16);
-      } else if (bytes == 32) {
-        std::memcpy(out + b * block_bytes, packed, 32);
+      if (bytes == block_bytes && block_bytes != 24) {
+        pack_block(codes[0], codes[1], rule.bits, out + b * block_bytes);
       } else {
+        uint8_t packed[BLOCK];
+        pack_block(codes[0], codes[1], rule.bits, packed);
         std::memcpy(out + b * block_bytes, packed, static_cast<size_t>(bytes));
       }
     }

@@ -8,15 +8,21 @@ namespace {
 using vb32 = uint8_t __attribute__((vector_size(32), may_alias));
 using vw8 = uint32_t __attribute__((vector_size(32), may_alias));
 
-// 32 codes to 4 * bits bytes; `out` must have room for 32.
-MX_INLINE void pack_block(const uint8_t* codes, int bits, uint8_t* out) {
+// 32 codes, in two halves, to 4 * bits bytes; `out` must have room for 32. The halves are joined in registers:
+// a load over two fresh stores would wait for both.
+MX_INLINE void pack_block(vb low, vb high, int bits, uint8_t* out) {
   if (bits == 8) {
-    store(out, load<vb32>(codes));
-  } else if (bits == 4) {
-    const vh pairs = load<vh>(codes);
+    store(out, low);
+    store(out + LANES, high);
+    return;
+  }
+  const vb32 codes = __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18,
+                                             19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31);
+  if (bits == 4) {
+    const vh pairs = bit_cast<vh>(codes);
     store(out, __builtin_convertvector((pairs | pairs >> 4) & static_cast<uint16_t>(0xFF), vb));
   } else {
-    const vw8 q = load<vw8>(codes);
+    const vw8 q = bit_cast<vw8>(codes);
     const vw8 packed = (q & 0x3Fu) | (q >> 2 & 0xFC0u) | (q >> 4 & 0x3F000u) | (q >> 6 & 0xFC0000u);
     for (int i = 0; i < 8; ++i) {
       const uint32_t three = packed[i];
