@@ -53,9 +53,9 @@ def check(
     if bias is not None:
         exact, size = exact + bias.double(), size + bias.double().abs()
     tolerance = BOUND * size + ROUNDING[x.dtype] * exact.abs() + 2.0**-126
-    finite = exact.isfinite() & (exact.abs() < torch.finfo(x.dtype).max / 2)
-    assert ((y.double() - exact).abs() <= tolerance)[finite].all()
-    overflows = (size > torch.finfo(x.dtype).max / 2) & ~exact.isnan()  # then infinities of both signs may meet
+    # Where sum |x||w| leaves the dtype's range, a partial sum may too: nothing is claimed there.
+    overflows = size > torch.finfo(x.dtype).max / 2
+    assert ((y.double() - exact).abs() <= tolerance)[exact.isfinite() & ~overflows].all()
     assert torch.equal(y.isnan() & ~overflows, exact.isnan())
     return y
 
