@@ -182,9 +182,12 @@ class Engine:
         executed is booked under ``other`` and never as a hit. Gradients must be off.
         """
         with TRACKER.pushed(phases.OTHER):
+            known = len(self._casters)
             for layer in self.layers:
                 phase = phase_by_role.get(layer.role, phases.OTHER)
                 layer.route = self._route(layer, phases.OTHER if phase == "FP16" else phase, phases.OTHER, False)
+            # These routes end with the block: a caster that stayed registered would never be freed.
+            del self._casters[known:]
             yield
 
     def invalidate(self, role: str | None = None) -> None:
