@@ -26,21 +26,34 @@ class Sample:
 
 
 def read_sample(
+    model: Any,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     output: Any,
     count: int,
-    stop_tokens: AbstractSet[int],
-    device: torch.device,
 ) -> Sample | None:
     """The first ``count`` sequences of a ``generate`` or ``generate_batch`` call; None for a form that is neither."""
-    if isinstance(output, Mapping):
-        return _of_requests(list(output.values())[:count], device)
+    # transformers' own outputs of ``generate`` are mappings, too.
+    if isinstance(output, Mapping) and not hasattr(output, "sequences"):
+        return _of_requests(list(output.values())[:count], next(model.parameters()).device)
     prompts = next((x for x in (kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1]) if x is not None), None)
     sequences = output if isinstance(output, torch.Tensor) else getattr(output, "sequences", None)
     if not isinstance(prompts, torch.Tensor) or not isinstance(sequences, torch.Tensor):
         return None
-    return _of_tensors(prompts[:count], kwargs.get("attention_mask"), sequences[:count], stop_tokens)
+    return _of_tensors(prompts[:count], kwargs.get("attention_mask"), sequences[:count], _stop_tokens(model, kwargs))
+
+
+def _stop_tokens(model: Any, kwargs: Mapping[str, Any]) -> set[int]:
+    """Ids at which this generation stopped: those that it was given, else the model's, as transformers has it.
+
+    Not the tokenizer's end token: PPO without ``stop_token`` samples beyond it, and trains on what follows.
+    """
+    stops = kwargs.get("eos_token_id")
+    for config in (kwargs.get("generation_config"), model.generation_config):
+        stops = getattr(config, "eos_token_id", None) if stops is None else stops
+    if stops is None:
+        return set()
+    return {int(stops)} if isinstance(stops, int) else set(torch.as_tensor(stops).flatten().tolist())
 
 
 def _of_tensors(
@@ -62,8 +75,8 @@ def _of_tensors(
 
 def _of_requests(requests: Sequence[Any], device: torch.device) -> Sample | None:
     """Continuous batching answers with one ``GenerationOutput`` a request: lists of token ids, without padding."""
-    prompts = [getattr(request, "prompt_ids", None) for request in requests]
-    answers = [getattr(request, "generated_tokens", None) for request in requests]
+    prompts: list[list[int]] = [list(getattr(request, "prompt_ids", ())) for request in requests]
+    answers: list[list[int]] = [list(getattr(request, "generated_tokens", ())) for request in requests]
     if not requests or not all(prompts) or not any(answers):
         return None
     before, after = max(map(len, prompts)), max(map(len, answers))

@@ -58,7 +58,7 @@ def ppo_imported() -> Iterator[None]:
 
 @pytest.fixture
 def make_ppo(embedded: EmbeddedFolder, ppo_imported: None) -> Callable[..., Any]:
-    """``make_ppo(tmp_path, callbacks, *, dtype, peft_config, policy, value, reward, tokens, **config)``: a PPOTrainer.
+    """``make_ppo(tmp_path, callbacks, *, dtype, peft_config, policy, value, reward, ..., **config)``: a PPOTrainer.
 
     Two steps of 8 episodes on the embedded model by default; ``config`` overrides fields of PPOConfig,
     the keyword arguments before it replace models or prompts. The same arguments give the same run, bit for bit.
@@ -73,6 +73,7 @@ def make_ppo(embedded: EmbeddedFolder, ppo_imported: None) -> Callable[..., Any]
         policy: Any = None,
         value: Any = None,
         reward: Any = None,
+        tokenizer: Any = None,
         tokens: list[list[int]] | None = None,
         trainer_class: Any = None,
         steps: int = 2,
@@ -103,7 +104,7 @@ def make_ppo(embedded: EmbeddedFolder, ppo_imported: None) -> Callable[..., Any]
             "disable_tqdm": True,
         }
         set_seed(SEED)
-        tokenizer = load_tokenizer(str(embedded.policy))
+        tokenizer = tokenizer or load_tokenizer(str(embedded.policy))
         rows = Dataset.from_dict({"input_ids": tokens or _prompts(embedded, tokenizer)})
         return (trainer_class or PPOTrainer)(
             args=PPOConfig(**(settings | config)),

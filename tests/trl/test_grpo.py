@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
 
 from .trainers import (
     MX_GRADIENT,
     TRUNK,
     Workshop,
+    config_of,
     csv_rows,
     executed,
     formats_in,
@@ -44,7 +44,9 @@ def mx_gradient(tmp_path: Path) -> str:
     return str(path)
 
 
-def trained(workshop: Workshop, policy: str, resume: Any = None, mx: dict[str, Any] | None = None, **config: Any) -> Any:
+def trained(
+    workshop: Workshop, policy: str, resume: Any = None, mx: dict[str, Any] | None = None, **config: Any
+) -> Any:
     """A GRPO trainer that has trained, and its callback."""
     callback = MXCallback(policy=policy, output_dir=workshop.folder, **(mx or {}))
     trainer = workshop.trainer("grpo", [callback], **config)
@@ -61,7 +63,9 @@ def column(callback: MXCallback, file: str, name: str) -> list[str]:
 # ---------------------------------------------------------------------------- nothing else is touched
 
 
-@pytest.mark.parametrize("config", [{}, {"beta": 0.1, "num_iterations": 2, "max_steps": 4}], ids=["plain", "with_reference"])
+@pytest.mark.parametrize(
+    "config", [{}, {"beta": 0.1, "num_iterations": 2, "max_steps": 4}], ids=["plain", "with_reference"]
+)
 def test_policy_a_is_bit_identical_to_a_run_without_the_callback(config: dict[str, Any], workshop: Workshop) -> None:
     bare = workshop.trainer("grpo", out="bare", **config)
     bare.train()
@@ -99,10 +103,11 @@ def test_kl_is_biased_from_step_0_when_the_reference_keeps_its_own_formats(
 
 def test_a_synced_reference_is_never_stale(workshop: Workshop, mx_gradient: str) -> None:
     """With mixup 1 the reference *is* the policy at every step, so KL stays zero unless packed weights are old."""
-    trainer, _ = trained(
-        workshop, mx_gradient, beta=0.1, max_steps=3,
-        sync_ref_model=True, ref_model_sync_steps=1, ref_model_mixup_alpha=1.0,
-    )  # fmt: skip
+    sync = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 1.0}
+    callback = MXCallback(policy=mx_gradient, output_dir=workshop.folder)
+    trainer = workshop.trainer("grpo", [callback], beta=0.1, max_steps=3, **sync)
+    trainer.ref_model.requires_grad_(False)  # or each step of the optimiser would have it packed anew
+    trainer.train()
     assert [entry["kl"] for entry in losses(trainer) if "kl" in entry] == [0.0, 0.0, 0.0]
 
 
@@ -135,11 +140,9 @@ def test_under_lora_base_layers_keep_their_plain_names_and_adapters_are_left_out
         callback = MXCallback(policy=str(policy), output_dir=tmp_path / run)
         workshop.trainer("grpo", [callback], out=f"{run}_trainer", extra=extra).train()
         assert callback.run_dir is not None
-        config = json.loads((callback.run_dir / "config.json").read_text())
+        config = config_of(callback.run_dir)
         resolved.append(config["formats"]["policy"]["rollout"])
-        macs.append(
-            {row["format"]: row["macs"] for row in executed(callback.run_dir, phase="rollout", step="1")}
-        )
+        macs.append({row["format"]: row["macs"] for row in executed(callback.run_dir, phase="rollout", step="1")})
     assert resolved[0] == resolved[1]
     # LoRA starts as the identity: the first rollout is the same, and so is what its base layers execute.
     assert macs[0] == macs[1] and len(macs[0]) == 4
@@ -185,7 +188,7 @@ def test_gradient_checkpointing_changes_no_result_and_books_the_recomputed_forwa
 
 
 def test_evaluation_has_phases_of_its_own_and_is_no_rollout(workshop: Workshop, mx_gradient: str) -> None:
-    bare_of_eval, before = trained(workshop, mx_gradient, beta=0.1)
+    _, before = trained(workshop, mx_gradient, beta=0.1)
     rollout = [macs_in(before.run_dir, phase="rollout", step=step) for step in ("1", "2")]
     trainer, callback = trained(
         workshop, mx_gradient, beta=0.1, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4
@@ -227,6 +230,13 @@ def test_a_resumed_run_continues_its_folder_without_a_gap_or_a_duplicate(worksho
     assert same_weights(resumed.model, whole.model)
 
 
+def test_an_lm_head_whose_forward_trl_replaced_is_left_out_and_listed(workshop: Workshop) -> None:
+    _, callback = trained(workshop, "C8", cast_lm_head_to_fp32=True)
+    left_out = {item.name: item.reason for item in callback.last_session.engine.left_out}
+    assert left_out["lm_head"] == "its forward was replaced on the instance"
+    assert len(callback.last_session.engine.hits()["policy"]["rollout"]) == len(TRUNK) * 2
+
+
 # ---------------------------------------------------------------------------- ways to generate and to iterate
 
 
@@ -266,3 +276,5 @@ def test_continuous_batching_is_a_rollout_and_its_mismatch_is_measured(workshop:
     assert formats_in(callback.run_dir)["rollout"] == {"policy": {"MXFP4/MXFP8", "MXFP8/MXFP8"}}
     assert all(float(value) > 0 for value in column(callback, "metrics.csv", "mismatch"))
     assert trainer.state.log_history[0]["mx/mismatch/kl"] > 0
+    [attention] = csv_rows(callback.run_dir, "energy.csv", step="1", phase="rollout", format="attention")
+    assert int(attention["macs"]) > 0 and int(attention["bytes"]) > 0  # the paged cache is counted

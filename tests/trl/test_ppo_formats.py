@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainerCallback
 
 from mx_plugin.ledger import Ledger
@@ -81,6 +82,60 @@ def test_rollout_macs_are_those_of_the_generated_tokens(
     # The last token of a response is never fed back; lm_head sees only the last position of the prompt.
     assert macs["MXFP4/MXFP8"] == 8 * (5 + 6 - 1) * per_token
     assert macs["MXFP8/MXFP8"] == 8 * 6 * hidden * config.vocab_size
+
+
+@pytest.mark.real_data
+def test_a_trained_llama_with_a_ragged_last_block_trains_under_policy_c(
+    make_ppo: Callable[..., Any],
+    numbers_of: Callable[..., Any],
+    rows_of: Callable[..., Any],
+    stories260k: Path,
+    tmp_path: Path,
+) -> None:
+    from mx_trl.models import ensure_padding, load_policy, load_scorer, load_tokenizer
+
+    path = str(stories260k)
+    tokenizer, policy = load_tokenizer(path), load_policy(path, dtype=torch.float32)
+    ensure_padding(tokenizer, policy, [tokenizer.eos_token_id])
+    openings = ("Once upon a time there was a", "One day, a little", "Tom and Lily went to", "The big dog")
+    callback = MXCallback(policy="C", output_dir=tmp_path)
+    trainer = make_ppo(
+        tmp_path,
+        [callback],
+        policy=policy,
+        value=load_scorer(path, "value", dtype=torch.float32),
+        reward=load_scorer(path, "reward", dtype=torch.float32),
+        tokenizer=tokenizer,
+        tokens=[tokenizer.encode(text) for text in openings * 4],
+    )
+    assert policy.model.layers[0].mlp.down_proj.in_features % 32 != 0
+    trainer.train()
+    assert _finite(numbers_of(trainer))
+    rollout = formats_by_role(rows_of(callback.run_dir, "energy.csv", phase="rollout"))
+    assert rollout == {"policy": {"MXFP4/MXFP8", "MXFP8/MXFP8"}}
+    assert all(float(row["mismatch"]) > 0 for row in rows_of(callback.run_dir, "metrics.csv"))
+
+
+def test_gpt2_generates_with_its_conv1d_layers_in_mxfp4(
+    make_ppo: Callable[..., Any], rows_of: Callable[..., Any], embedded: Any, tmp_path: Path
+) -> None:
+    from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
+    from transformers.pytorch_utils import Conv1D
+
+    from mx_trl.models import load_tokenizer
+
+    tokenizer = load_tokenizer(str(embedded.policy))
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=48, n_layer=2, n_head=2, num_labels=1, **ends)
+    callback = MXCallback(policy="C", output_dir=tmp_path)
+    policy = GPT2LMHeadModel(config)
+    make_ppo(tmp_path, [callback], policy=policy, value=GPT2ForSequenceClassification(config)).train()
+    assert callback.last_session is not None
+    adopted = [layer for layer in callback.last_session.engine.layers if layer.role == "policy"]
+    assert len([layer for layer in adopted if layer.original is Conv1D]) == 4 * 2
+    assert {type(layer.module) for layer in adopted} == {Conv1D, torch.nn.Linear}
+    rollout = formats_by_role(rows_of(callback.run_dir, "energy.csv", phase="rollout"))
+    assert rollout == {"policy": {"MXFP4/MXFP8", "MXFP8/MXFP8"}}
 
 
 def test_policy_b_trains_with_quantised_gradients(

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from mx_cpu.reference import ReferenceBackend
+from mx_plugin import plugins
+from mx_plugin.hookspecs import hookimpl
+from mx_plugin.interfaces import INTERFACE_VERSION
 from mx_trl import MXCallback
 
 pytestmark = pytest.mark.trl("<1.13")
@@ -85,6 +89,44 @@ def test_another_seed_rounds_otherwise(
     # The first rollout precedes every stochastic cast.
     assert runs[0][0]["objective/scores"] == runs[1][0]["objective/scores"]
     assert runs[0] != runs[1]
+
+
+class KeepsKeys(ReferenceBackend):
+    """Remembers the key of every stochastic cast."""
+
+    keys: ClassVar[list[Any]] = []
+
+    def fake_quantize(self, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if options.get("key") is not None:
+            self.keys.append(options["key"])
+        return super().fake_quantize(x, *args, **options)
+
+
+class KeepsKeysPlugin:
+    """Registers it as a third party would."""
+
+    MX_PLUGIN_INTERFACE = INTERFACE_VERSION
+
+    @hookimpl
+    def mx_register_backends(self, register: Any) -> None:
+        register("keeps_keys", KeepsKeys)
+
+
+def test_no_two_stochastic_casts_of_a_run_draw_from_the_same_stream(
+    make_ppo: Callable[..., Any], tmp_path: Path
+) -> None:
+    policy = tmp_path / "stochastic.yaml"
+    policy.write_text(STOCHASTIC)
+    KeepsKeys.keys.clear()
+    plugins.register(KeepsKeysPlugin(), "keeps_keys")
+    try:
+        make_ppo(tmp_path, [MXCallback(policy=str(policy), backend="keeps_keys", output_dir=tmp_path)]).train()
+    finally:
+        plugins.reset()
+    # Two steps of two epochs of two micro-batches; 14 layers of policy and of value model; dgrad and wgrad of
+    # two operands each.
+    assert len(KeepsKeys.keys) == 2 * 2 * 2 * (14 + 14) * 4
+    assert len(set(KeepsKeys.keys)) == len(KeepsKeys.keys)
 
 
 def test_measuring_does_not_change_the_training(

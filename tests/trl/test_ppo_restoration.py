@@ -138,6 +138,24 @@ def test_an_interruption_by_the_user_restores_too(make_ppo: Callable[..., Any], 
     assert state_of(trainer) == state_of(plain)
 
 
+@pytest.mark.parametrize("phase", ["rollout", "eval/rollout", "gradient"])
+def test_an_exception_in_the_middle_of_any_phase_leaves_that_phase(
+    make_ppo: Callable[..., Any], tmp_path: Path, phase: str
+) -> None:
+    trainer = make_ppo(tmp_path, [MXCallback(policy="C", output_dir=tmp_path)], num_sample_generations=1)
+    layer = trainer.policy_model.model.layers[1].mlp.down_proj
+
+    def raise_in_phase(*_: Any) -> None:
+        if phase == TRACKER.phase:
+            raise OutOfPatience
+
+    layer.register_forward_hook(raise_in_phase)
+    with pytest.raises(OutOfPatience):
+        trainer.train()
+    assert (TRACKER.phase, TRACKER._stack, TRACKER._evaluating) == ("other", [], 0)
+    assert adopted(layer) is None
+
+
 def test_another_callback_that_fails_before_the_first_step_leaves_nothing_of_ours(
     make_ppo: Callable[..., Any], tmp_path: Path
 ) -> None:

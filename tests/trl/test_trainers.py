@@ -14,6 +14,7 @@ from .trainers import (
     MX_GRADIENT,
     TRUNK,
     Workshop,
+    config_of,
     csv_rows,
     formats_in,
     losses,
@@ -112,6 +113,19 @@ def test_every_layer_executes_in_every_phase_of_its_role(kind: str, workshop: Wo
         assert ("lm_head" in found) is not (fused or kind == "reward")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_says_which_work_its_books_miss(kind: str, workshop: Workshop) -> None:
+    _, callback = trained(workshop, kind, "C8")
+    assert callback.run_dir is not None
+    found = {(item["role"], item["phase"], item["layer"]) for item in config_of(callback.run_dir)["unbooked"]}
+    expected = {("policy", "gradient", "lm_head")} if kind in FUSED else set()
+    if kind in FUSED and kind in SCORED_BY:
+        expected.add((SCORED_BY[kind], "reward", "lm_head"))
+    assert found == expected
+    told = "missing from energy.csv: policy:lm_head" in (callback.run_dir / "training_log.txt").read_text()
+    assert told is bool(expected)
+
+
 @pytest.mark.parametrize("kind", ["dpo", "online_dpo"])
 def test_backward_is_booked_under_gradient_in_its_own_step_though_a_reference_scored_after_the_forward(
     kind: str, workshop: Workshop
@@ -195,7 +209,7 @@ def test_the_model_of_a_reward_trainer_has_the_role_reward(workshop: Workshop, t
     policy.write_text(
         "version: 1\nname: by_role\ndefaults: {gradient: MXFP4}\nroles:\n  reward: {gradient: MXINT8/MXINT8}\n"
     )
-    trainer, callback = trained(workshop, "reward", str(policy))
+    _, callback = trained(workshop, "reward", str(policy))
     assert callback.run_dir is not None
     assert formats_in(callback.run_dir) == {"gradient": {"reward": {"MXINT8/MXINT8"}}}
     left_out = {item.name: item.reason for item in callback.last_session.engine.left_out}  # type: ignore[union-attr]

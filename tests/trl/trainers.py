@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from mx_trl.embedded import EmbeddedFolder
     from transformers import PreTrainedModel
+
+    from mx_trl.embedded import EmbeddedFolder
 
 SEED = 7
 TRUNK = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -200,6 +202,12 @@ def csv_rows(run_dir: Path, file: str, **chosen: str) -> list[dict[str, str]]:
     return [record for record in records if all(record[column] == value for column, value in chosen.items())]
 
 
+def config_of(run_dir: Path) -> dict[str, Any]:
+    """The run's config.json."""
+    config: dict[str, Any] = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
 def executed(run_dir: Path, **chosen: str) -> list[dict[str, str]]:
     """Rows of energy.csv that linear layers filled: by role and format, with MACs, attention products apart."""
     rows = csv_rows(run_dir, "energy.csv", **chosen)
@@ -238,7 +246,10 @@ def plain(model: torch.nn.Module) -> bool:
     """True when no module of the model wears our class or carries our state."""
     from mx_plugin.execution.layer import adopted
 
-    return all(
-        adopted(module) is None and getattr(type(module).forward, "__module__", "") != "mx_plugin.execution.layer"
+    def ours(forward: Any) -> bool:
+        return getattr(forward, "__module__", "") == "mx_plugin.execution.layer"
+
+    return not any(
+        adopted(module) or ours(type(module).forward) or any(map(ours, module.__dict__.values()))
         for module in model.modules()
     )
