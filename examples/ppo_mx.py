@@ -9,6 +9,7 @@ accelerate launch examples/ppo_mx.py --no_mx              # the same training in
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
@@ -16,5 +17,7 @@ from mx_trl.stages.arguments import PPOScriptArguments
 from mx_trl.stages.command import run_example
 from mx_trl.stages.ppo import load_ppo, run_ppo
 
+EMBEDDED = Path(__file__).parent / "configs" / "ppo_embedded.yaml"
+
 if __name__ == "__main__":
-    run_example(run_ppo, PPOScriptArguments, load_ppo()[0], embedded_config="ppo_embedded.yaml", script=__file__)
+    run_example(run_ppo, PPOScriptArguments, lambda: load_ppo()[0], embedded_config=EMBEDDED)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import yaml
 
@@ -35,14 +35,14 @@ class MXConfig:
     policy: str = field(
         default="C", metadata={"help": "Precision policy: A, B, C, C8, D, a YAML file or a provider's name."}
     )
-    sensitivity_matrix: Optional[str] = field(
+    sensitivity_matrix: str | None = field(
         default=None, metadata={"help": "CSV with the cost of each format per layer and phase (policy D)."}
     )
-    max_cost: Optional[float] = field(
+    max_cost: float | None = field(
         default=None, metadata={"help": "Policy D takes the narrowest format whose cost is at most this."}
     )
     backend: str = field(default="cpu", metadata={"help": "Backend that executes MX layers."})
-    backends: Optional[list[str]] = field(
+    backends: list[str] | None = field(
         default=None, metadata={"help": "Other backends for some layers: PATTERN=NAME ... (in YAML a mapping)."}
     )
     meters: list[str] = field(
@@ -51,7 +51,7 @@ class MXConfig:
     energy_target: str = field(
         default="as-executed", metadata={"help": "What modelled energy describes: as-executed or projected:<device>."}
     )
-    energy_table: Optional[str] = field(
+    energy_table: str | None = field(
         default=None, metadata={"help": "YAML table of energies that replaces the built-in one."}
     )
     policy_scoring: str = field(
@@ -70,7 +70,7 @@ class MXConfig:
     gate_outside_clip: float = field(
         default=0.05, metadata={"help": "Step-0 gate: largest share of tokens outside the clip range."}
     )
-    gate_clip: Optional[float] = field(
+    gate_clip: float | None = field(
         default=None, metadata={"help": "Clip range of the gate; default: the trainer's own, else 0.2."}
     )
     mismatch_every: int = field(

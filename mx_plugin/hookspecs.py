@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import argparse
 
     from .execution.layer_types import LayerType
-    from .interfaces import Backend, Check, Meter, Provider
+    from .interfaces import Check
 
 PROJECT = "mx_plugin"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -38,15 +38,15 @@ class RegisterCommand(Protocol):
     def __call__(
         self,
         name: str,
-        add_arguments: "Callable[[argparse.ArgumentParser], None]",
-        run: "Callable[[argparse.Namespace], int]",
+        add_arguments: Callable[[argparse.ArgumentParser], None],
+        run: Callable[[argparse.Namespace], int],
         *,
         summary: str = "",
     ) -> None: ...
 
 
 @hookspec
-def mx_register_providers(register: "RegisterFactory") -> None:
+def mx_register_providers(register: RegisterFactory) -> None:
     """Register precision providers: ``register(name, factory)``.
 
     ``factory(**options)`` returns a :class:`mx_plugin.interfaces.Provider`; a user chooses it by
@@ -55,7 +55,7 @@ def mx_register_providers(register: "RegisterFactory") -> None:
 
 
 @hookspec
-def mx_register_backends(register: "RegisterFactory") -> None:
+def mx_register_backends(register: RegisterFactory) -> None:
     """Register backends: ``register(name, factory)``.
 
     ``factory(**options)`` returns a :class:`mx_plugin.interfaces.Backend`; a user chooses it by
@@ -64,7 +64,7 @@ def mx_register_backends(register: "RegisterFactory") -> None:
 
 
 @hookspec
-def mx_register_meters(register: "RegisterFactory") -> None:
+def mx_register_meters(register: RegisterFactory) -> None:
     """Register energy meters: ``register(name, factory)``.
 
     ``factory(**options)`` returns a :class:`mx_plugin.interfaces.Meter`; a user chooses it in
@@ -73,7 +73,7 @@ def mx_register_meters(register: "RegisterFactory") -> None:
 
 
 @hookspec
-def mx_register_boards(register: "RegisterFactory") -> None:
+def mx_register_boards(register: RegisterFactory) -> None:
     """Register boards: ``register(name, factory)``.
 
     ``factory(url, **options)`` returns an object that speaks the board protocol at a serial URL.
@@ -81,7 +81,7 @@ def mx_register_boards(register: "RegisterFactory") -> None:
 
 
 @hookspec
-def mx_register_judges(register: "RegisterFactory") -> None:
+def mx_register_judges(register: RegisterFactory) -> None:
     """Register judges for experiments: ``register(name, factory)``.
 
     ``factory(**options)`` returns a callable ``(prompts, completions) -> list[float]`` that scores
@@ -90,7 +90,7 @@ def mx_register_judges(register: "RegisterFactory") -> None:
 
 
 @hookspec
-def mx_register_layer_types(register: "Callable[[LayerType], None]") -> None:
+def mx_register_layer_types(register: Callable[[LayerType], None]) -> None:
     """Register layer classes that compute X W^T + b: ``register(LayerType(...))``.
 
     Called when a model is adopted, so that importing a framework here is cheap: it is already
@@ -99,7 +99,7 @@ def mx_register_layer_types(register: "Callable[[LayerType], None]") -> None:
 
 
 @hookspec
-def mx_register_checks(register: "Callable[[Callable[[], list[Check]]], None]") -> None:
+def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) -> None:
     """Register checks for ``mx-plugin doctor``: ``register(function)``.
 
     ``function()`` returns a list of :class:`mx_plugin.interfaces.Check`; it must not raise for a
@@ -108,7 +108,7 @@ def mx_register_checks(register: "Callable[[Callable[[], list[Check]]], None]") 
 
 
 @hookspec
-def mx_register_commands(register: "RegisterCommand") -> None:
+def mx_register_commands(register: RegisterCommand) -> None:
     """Register subcommands of ``mx-plugin``: ``register(name, add_arguments, run)``.
 
     ``add_arguments(parser)`` fills an argparse parser; ``run(namespace)`` returns an exit status.

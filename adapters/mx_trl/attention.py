@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mx_plugin.interfaces import Work
 from torch import nn
+
+from mx_plugin.interfaces import Work
 
 ATTENTION = "attention"
 """Format column of these rows: attention products stay in the model's own dtype."""
@@ -44,15 +45,33 @@ def _hook(role: str, add: Callable[[Work], None]) -> Callable[..., None]:
         heads = config.num_attention_heads
         key_heads = getattr(config, "num_key_value_heads", None) or heads
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-        cache = kwargs.get("past_key_values")
-        keys = cache.get_seq_length(module.layer_idx) if cache is not None else queries
+        keys, positions = _keys(module, queries, kwargs)
         macs = 2 * batch * heads * queries * keys * head_dim
         if torch.is_grad_enabled() and hidden.requires_grad:
             macs *= 3
-        kv_bytes = 0
-        if cache is not None:
-            kv_bytes = 2 * batch * key_heads * head_dim * (keys + queries) * hidden.element_size()
+        kv_bytes = 2 * batch * key_heads * head_dim * positions * hidden.element_size()
         dtype = str(hidden.dtype).removeprefix("torch.")
         add(Work(role, ATTENTION, dtype, macs=macs, kv_bytes=kv_bytes))
 
     return count
+
+
+def _keys(module: Any, queries: int, kwargs: Mapping[str, Any]) -> tuple[int, int]:
+    """Keys that each query meets, and positions of the cache that are read or written, per batch row.
+
+    Continuous batching packs all requests into one row over a paged cache: with a mask (CPU) they meet
+    all packed keys; without one each meets at most those of the longest request, which is counted. No
+    value of a tensor is read: that would stop a CUDA graph from being captured.
+    """
+    cache = kwargs.get("past_key_values")
+    if cache is not None:
+        keys = int(cache.get_seq_length(module.layer_idx))
+        return keys, keys + queries
+    longest = kwargs.get("max_length_k")
+    if longest is None:
+        return queries, 0
+    mask = kwargs.get("attention_mask")
+    if isinstance(mask, torch.Tensor):
+        return mask.shape[-1], mask.shape[-1] + queries
+    keys = int(max(longest.values()) if isinstance(longest, Mapping) else longest)
+    return keys, keys * (len(kwargs["cu_seq_lens_q"]) - 1) + queries

@@ -61,7 +61,7 @@ class Books:
     def run_dir(self) -> Path | None:
         return self.folder.path if self.folder is not None else None
 
-    def open_folder(self, resumed_step: int) -> None:
+    def open_folder(self, resumed_step: int) -> RunFolder:
         """Make ``<output>/policy_<name>/``; a resumed run continues its files.
 
         Raises:
@@ -72,6 +72,7 @@ class Books:
         self.step = resumed_step
         self.folder = RunFolder(output, self._policy_name(), resume_step=resumed_step or None)
         self._write_config()
+        return self.folder
 
     def _policy_name(self) -> str:
         described = self.session.engine.provider.describe()
@@ -89,6 +90,7 @@ class Books:
                 "unquantised": _unquantised_dtypes(engine.layers),
                 "left_out": [vars(item) for item in engine.left_out],
                 "hits": engine.hits(),
+                "unbooked": [dict(zip(("role", "phase", "layer"), place, strict=True)) for place in engine.unbooked()],
                 "phases": {"logprobs_of_policy": session.roles.logprob_phase, "scoring": engine.policy_scoring},
                 "backend": engine.backend.name,
                 "meters": [dict(meter.describe()) for meter in self.meters],
@@ -164,8 +166,21 @@ class Books:
     def finish(self) -> None:
         """``train()`` is over: book the rest under the step that never ended, write the final config."""
         self._book(self.ledger.stop(self.step + 1))
+        accelerator = getattr(self.session.trainer, "accelerator", None)
+        if self.folder is None and getattr(accelerator, "is_main_process", True):
+            # A train() that never fired on_train_begin: its files are made of what was booked.
+            self.open_folder(0).write_energy(self.rows)
         self._write_config()
+        self._tell_of_unbooked_work()
         log.info("\n%s", self.summary())
+
+    def _tell_of_unbooked_work(self) -> None:
+        places = [f"{role}:{name} in {phase}" for role, phase, name in self.session.engine.unbooked()]
+        if places:
+            log.info(
+                "unquantised and never executed as layers (a fused head reads the weight itself), so their work is "
+                "missing from energy.csv: %s", ", ".join(places[:8]) + (" ..." if len(places) > 8 else ""),
+            )  # fmt: skip
 
     def abandon(self, error: BaseException) -> None:
         """``train()`` raised: keep what was booked, and let nothing of ours hide the error."""

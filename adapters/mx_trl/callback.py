@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import AdoptionError
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .session import Session
 from .train_wrap import wrap_trainers
@@ -30,9 +31,7 @@ class MXCallback(TrainerCallback):
         PolicyError: an option that MXConfig does not have, or a value outside its choices.
     """
 
-    def __init__(
-        self, config: MXConfig | None = None, *, output_dir: str | Path | None = None, **options: Any
-    ) -> None:
+    def __init__(self, config: MXConfig | None = None, *, output_dir: str | Path | None = None, **options: Any) -> None:
         self.config = (config or MXConfig()).merged(options, where="MXCallback")
         self.output_dir = output_dir
         self.session: Session | None = None
@@ -68,9 +67,7 @@ class MXCallback(TrainerCallback):
     ) -> None:
         self._running().begin(state)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self._running().step_ended(state)
 
     def on_log(

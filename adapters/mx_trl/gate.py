@@ -5,32 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
+
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import MXError
 from mx_plugin.execution.engine import Engine
 from mx_plugin.execution.mismatch import Mismatch, compare
-from torch import nn
 
 from .roles import Roles
+from .samples import Sample, read_sample
 
 log = logging.getLogger(__name__)
 
 
 class MismatchError(MXError, RuntimeError):
     """The step-0 gate was exceeded and ``on_mismatch='fail'``."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Sequences as generated: tokens (batch, length), attention mask, and which tokens were sampled."""
-
-    tokens: torch.Tensor
-    attention: torch.Tensor
-    sampled: torch.Tensor
 
 
 class MismatchProbe:
@@ -47,30 +39,11 @@ class MismatchProbe:
         arguments = getattr(trainer, "args", None)
         self.temperature = float(getattr(arguments, "temperature", None) or 1.0)
         self.clip = config.gate_clip or _clip_range(arguments)
-        self.stop_tokens = _stop_tokens(trainer, roles.models["policy"])
         self.gated = False
 
-    def sample(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Sample | None:
-        """The first few sequences of a ``generate`` call; None for a form that we cannot read."""
-        prompts = next((x for x in (kwargs.get("input_ids"), kwargs.get("inputs"), *args[:1]) if x is not None), None)
-        sequences = output if isinstance(output, torch.Tensor) else getattr(output, "sequences", None)
-        if not isinstance(prompts, torch.Tensor) or not isinstance(sequences, torch.Tensor):
-            return None
-        count = min(self.config.mismatch_samples, len(prompts))
-        tokens = sequences[:count]
-        if tokens.shape[1] <= prompts.shape[1]:
-            return None
-        width = prompts.shape[1]
-        mask = kwargs.get("attention_mask")
-        prompt_mask = torch.ones_like(prompts[:count]) if mask is None else mask[:count].to(prompts.dtype)
-        ended = torch.zeros_like(tokens[:, width:])
-        for stop in self.stop_tokens:
-            ended = ended | (tokens[:, width:] == stop)
-        # A token counts up to and including the first stop token of its sequence.
-        alive = (torch.cumsum(ended.long(), 1) - ended.long()) == 0
-        attention = torch.cat([prompt_mask, alive.to(prompt_mask.dtype)], 1)
-        sampled = torch.cat([torch.zeros_like(prompt_mask, dtype=torch.bool), alive], 1)
-        return Sample(tokens, attention, sampled)
+    def sample(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Sample | None:
+        """The first few sequences of a generation; None for a form that we cannot read."""
+        return read_sample(model, args, kwargs, output, self.config.mismatch_samples)
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """``mx/mismatch/...`` of the policy; at the first call also the gate and the reference."""
@@ -149,8 +122,7 @@ class MismatchProbe:
         if "reference" in self.roles.models:
             return self._logits("reference", sample, reference=phase)
         if self.roles.reference_is_policy:
-            policy: Any = self.roles.models["policy"]
-            with policy.disable_adapter():
+            with _as_reference(self.roles.models["policy"], self.roles.reference_adapter):
                 return self._logits("policy", sample, policy=phase)
         return None
 
@@ -179,6 +151,25 @@ class MismatchProbe:
                     module.training = mode
 
 
+@contextmanager
+def _as_reference(policy: Any, adapter: str | None) -> Iterator[None]:
+    """The policy as TRL's reference pass sees it: with that adapter in force, or with none."""
+    if adapter is None:
+        with policy.disable_adapter():
+            yield
+        return
+    # set_adapter also decides what is trainable: put that back as it was, whatever PEFT makes of it.
+    trainable = [(parameter, parameter.requires_grad) for parameter in policy.parameters()]
+    active = policy.active_adapter
+    policy.set_adapter(adapter)
+    try:
+        yield
+    finally:
+        policy.set_adapter(active)
+        for parameter, flag in trainable:
+            parameter.requires_grad_(flag)
+
+
 def _comparing(name: str, gradient: Any, rollout: Any, layer: Any, errors: dict[str, float]) -> Any:
     def route(x: torch.Tensor) -> torch.Tensor:
         other = rollout(x)
@@ -198,12 +189,3 @@ def _clip_range(arguments: Any) -> float:
         if isinstance(value, int | float):
             return float(value)
     return 0.2
-
-
-def _stop_tokens(trainer: Any, policy: Any) -> set[int]:
-    tokens: set[int] = set()
-    for holder in (getattr(policy, "generation_config", None), getattr(trainer, "processing_class", None)):
-        value = getattr(holder, "eos_token_id", None)
-        tokens.update(value if isinstance(value, list) else [] if value is None else [value])
-    stop = getattr(trainer, "stop_token_id", None)
-    return tokens | ({stop} if isinstance(stop, int) else set())

@@ -1,4 +1,4 @@
-"""Where the phases that only TRL knows begin and end: generation and evaluation."""
+"""Where the phases that only TRL knows begin and end: generation, evaluation, backward."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mx_plugin.execution.phases import ROLLOUT, TRACKER
 from torch import nn
 from transformers import GenerationMixin
+
+from mx_plugin.execution.phases import ROLLOUT, TRACKER
 
 AfterRollout = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
@@ -84,3 +85,28 @@ def _evaluating(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(*args, **kwargs)
 
     return wrapper
+
+
+@contextmanager
+def backward_phase(trainer: Any) -> Iterator[None]:
+    """Enter ``gradient`` when the trainer's backward begins.
+
+    DPO scores with its reference between forward and backward; the layers tell when backward reaches
+    them, but the loss and a fused head come before.
+    """
+    accelerator = getattr(trainer, "accelerator", None)
+    if accelerator is None or "backward" in accelerator.__dict__:
+        yield
+        return
+    original = accelerator.backward
+
+    @functools.wraps(original)
+    def backward(*args: Any, **kwargs: Any) -> Any:
+        TRACKER.saw_backward()
+        return original(*args, **kwargs)
+
+    accelerator.backward = backward
+    try:
+        yield
+    finally:
+        accelerator.__dict__.pop("backward", None)

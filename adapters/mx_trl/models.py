@@ -20,12 +20,14 @@ logger = logging.getLogger(__name__)
 
 PAD = "<|mx_pad|>"
 
-_SAMPLING = frozenset(
-    "do_sample temperature top_k top_p min_p typical_p epsilon_cutoff eta_cutoff repetition_penalty "
-    "no_repeat_ngram_size encoder_repetition_penalty num_beams penalty_alpha bad_words_ids suppress_tokens "
-    "begin_suppress_tokens forced_bos_token_id forced_eos_token_id sequence_bias min_length min_new_tokens "
-    "max_length max_new_tokens".split()
-)
+# fmt: off
+_SAMPLING = frozenset({
+    "do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "num_beams",
+    "penalty_alpha", "repetition_penalty", "encoder_repetition_penalty", "no_repeat_ngram_size", "sequence_bias",
+    "bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id",
+    "min_length", "min_new_tokens", "max_length", "max_new_tokens",
+})
+# fmt: on
 
 
 def load_tokenizer(path: str, **options: Any) -> PreTrainedTokenizerBase:
@@ -71,8 +73,8 @@ def end_tokens(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, choi
     """Token ids that end a response.
 
     Args:
-        choice: ``auto`` (all that the model's generation config names, else the tokenizer's), ``none``, or
-            a token or id.
+        choice: ``auto`` (all that the model's generation config names, else the tokenizer's), ``none``, or one
+            token as the vocabulary writes it.
 
     Raises:
         StageError: a token that is not in the vocabulary.
@@ -91,8 +93,6 @@ def _token_id(token: str, tokenizer: PreTrainedTokenizerBase) -> int:
     vocabulary = tokenizer.get_vocab()
     if token in vocabulary:
         return int(vocabulary[token])
-    if token.isdigit() and int(token) < len(tokenizer):
-        return int(token)
     raise StageError(
         f"end token {token!r} is not in the tokenizer's vocabulary of {len(tokenizer)}; "
         f"its special tokens: {', '.join(tokenizer.all_special_tokens)}"

@@ -23,8 +23,9 @@ def mx_register_layer_types(register: Callable[[Any], None]) -> None:
     """GPT-2's Conv1D, once transformers is loaded."""
     if "transformers" not in sys.modules:
         return
-    from mx_plugin.execution.layer_types import LayerType
     from transformers.pytorch_utils import Conv1D
+
+    from mx_plugin.execution.layer_types import LayerType
 
     register(LayerType(Conv1D, transposed=True))
 
@@ -37,7 +38,7 @@ def mx_register_checks(register: Callable[..., None]) -> None:
 
 def framework_checks() -> list[Any]:
     """One check per framework; an old version is a warning with its remedy."""
-    from mx_plugin.interfaces import Check
+    from mx_plugin.check import Check
 
     checks = []
     for name, oldest, remedy in _FRAMEWORKS:

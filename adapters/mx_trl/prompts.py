@@ -87,13 +87,30 @@ def hh_prompt(dialogue: str) -> str:
 
 
 def hh_messages(dialogue: str) -> list[dict[str, str]]:
-    """The same prompt as chat messages, without the assistant's last turn."""
-    messages = []
+    """The dialogue as chat messages that end with the human's last turn, so that the assistant speaks next.
+
+    A few real dialogues have two turns of one speaker in a row: those are joined by a blank line.
+
+    Raises:
+        ValueError: no turn of a human before an assistant's.
+    """
+    messages: list[dict[str, str]] = []
     for chunk in hh_prompt(dialogue).split(_HUMAN)[1:]:
         human, *answers = chunk.split(_ASSISTANT)
-        messages.append({"role": "user", "content": human.strip()})
-        messages += [{"role": "assistant", "content": text.strip()} for text in answers if text.strip()]
+        for role, text in (("user", human), *(("assistant", answer) for answer in answers)):
+            _add_turn(messages, role, text.strip())
+    while messages and messages[-1]["role"] == "assistant":
+        messages.pop()
+    if not messages:
+        raise ValueError("no human's turn")
     return messages
+
+
+def _add_turn(messages: list[dict[str, str]], role: str, text: str) -> None:
+    if text and messages and messages[-1]["role"] == role:
+        messages[-1]["content"] += f"\n\n{text}"
+    elif text:
+        messages.append({"role": role, "content": text})
 
 
 def story_prompt(story: str, words: int) -> str:

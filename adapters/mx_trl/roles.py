@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+
 from mx_plugin.errors import AdoptionError
 from mx_plugin.execution.phases import GRADIENT, ROLLOUT
-from torch import nn
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,13 @@ class Roles:
 
     ``logprob_phase``: PPO's old log-probs are the sampler's own scores (``rollout``); every other
     trainer computes them on the policy (``gradient``). ``reference_is_policy``: the reference pass
-    runs on the policy with its adapters off.
+    runs on the policy, with its adapters off or, where TRL has made one, with ``reference_adapter``.
     """
 
     models: dict[str, nn.Module]
     logprob_phase: str
     reference_is_policy: bool
+    reference_adapter: str | None = None
 
 
 def find_roles(trainer: Any) -> Roles:
@@ -35,10 +37,11 @@ def find_roles(trainer: Any) -> Roles:
         raise AdoptionError(f"{type(trainer).__name__} has no model to adopt")
     family = {cls.__name__ for cls in type(trainer).__mro__}
     models: dict[str, nn.Module] = {}
-    if isinstance(getattr(model, "policy", None), nn.Module):
-        models["policy"] = model.policy
-        if isinstance(getattr(model, "value_model", None), nn.Module):
-            models["value"] = model.value_model
+    policy, value = getattr(model, "policy", None), getattr(model, "value_model", None)
+    if isinstance(policy, nn.Module):
+        models["policy"] = policy
+        if isinstance(value, nn.Module):
+            models["value"] = value
     else:
         models["reward" if "RewardTrainer" in family else "policy"] = model
     reference = _unwrap(trainer, getattr(trainer, "ref_model", None))
@@ -52,7 +55,16 @@ def find_roles(trainer: Any) -> Roles:
         models=models,
         logprob_phase=ROLLOUT if "PPOTrainer" in family else GRADIENT,
         reference_is_policy=reference is None and policy is not None and hasattr(policy, "peft_config"),
+        reference_adapter=_reference_adapter(trainer, policy),
     )
+
+
+def _reference_adapter(trainer: Any, policy: nn.Module | None) -> str | None:
+    """PPO is told its name; the newer trainers keep a copy of an adapter that they were given as ``ref``."""
+    named = getattr(trainer, "ref_adapter_name", None)
+    if named is not None:
+        return str(named)
+    return "ref" if "ref" in (getattr(policy, "peft_config", None) or {}) else None
 
 
 def _unwrap(trainer: Any, model: Any) -> nn.Module | None:

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import UnhitLayersError
 from mx_plugin.execution.engine import Engine
-from mx_plugin.execution.phases import OTHER, ROLLOUT, TRACKER
+from mx_plugin.execution.phases import GRADIENT, OTHER, ROLLOUT, TRACKER
 from mx_plugin.interfaces import Backend, Provider
 from mx_plugin.plugins import get_backend, get_provider, providers
 from mx_plugin.precision import PolicyProvider, load_policy
 
 from .attention import counting_attention
 from .books import Books
-from .gate import MismatchProbe, Sample
-from .generation import evaluation_phase, rollout_phase
+from .gate import MismatchProbe
+from .generation import backward_phase, evaluation_phase, rollout_phase
 from .roles import find_roles
-from .writers import peft_writes, refuse_reentrant_checkpointing, reference_syncs
+from .writers import peft_writes, reference_syncs, refuse_reentrant_checkpointing
 
 if TYPE_CHECKING:
     from transformers import TrainerState
@@ -72,6 +72,7 @@ class Session:
         self._stack.enter_context(counting_attention(self.roles.models, self.engine.work.add))
         self._stack.enter_context(peft_writes(self.roles.models, self.engine.invalidate))
         self._stack.enter_context(evaluation_phase(trainer))
+        self._stack.enter_context(backward_phase(trainer))
         self.probe: MismatchProbe | None = None
         policy = self.roles.models.get("policy")
         if policy is not None:
@@ -115,6 +116,7 @@ class Session:
         self.engine.advance(state.global_step)
         if state.is_world_process_zero:
             self.books.open_folder(state.global_step)
+        self._warn_of_precomputed_reference()
 
     def step_ended(self, state: TrainerState) -> None:
         """on_step_end: book the step, tell the provider, and check that nothing was skipped."""
@@ -140,6 +142,17 @@ class Session:
                 raise
             log.warning("%s", error)
 
+    def _warn_of_precomputed_reference(self) -> None:
+        """DPO may score its reference while it is constructed: no callback can give that pass formats."""
+        if not getattr(self.trainer.args, "precompute_ref_log_probs", False) or self.config.reference != "match":
+            return
+        if any(self.engine.formats(layer, GRADIENT).forward.pair.quantised for layer in self.engine.layers):
+            log.warning(
+                "precompute_ref_log_probs=True computed the reference's log-probs unquantised, before MX began, while "
+                "the policy's are quantised: rewards and KL do not start at 0. Set precompute_ref_log_probs=False, or "
+                "leave the forward of 'gradient' unquantised"
+            )
+
     # ------------------------------------------------------------------ mismatch
 
     def _generated(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
@@ -154,7 +167,7 @@ class Session:
         kl_due = kl_every and (step % kl_every == 0 or step + 1 >= (self.trainer.state.max_steps or 0))
         if not due and not kl_due:
             return
-        sample: Sample | None = probe.sample(args, kwargs, output)
+        sample = probe.sample(model, args, kwargs, output)
         if sample is None:
             self.books.warn_once(
                 "mismatch", "mismatch is not measured: this generation's output has a form that cannot be re-scored"

@@ -11,8 +11,9 @@ import functools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mx_plugin.errors import AdoptionError
 from transformers import Trainer
+
+from mx_plugin.errors import AdoptionError
 
 if TYPE_CHECKING:
     from .callback import MXCallback
@@ -56,7 +57,8 @@ def wrap_trainers() -> None:
 
 def _family(cls: type) -> Iterator[type]:
     yield cls
-    for child in cls.__subclasses__():
+    children: list[type] = cls.__subclasses__()
+    for child in children:
         yield from _family(child)
 
 
@@ -64,7 +66,7 @@ def _wrap(cls: type) -> None:
     train = cls.__dict__.get("train")
     if train is None or hasattr(train, _WRAPPED):
         return
-    setattr(cls, "train", _wrapped(train))
+    cls.train = _wrapped(train)
 
 
 def _wrapped(train: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mx_plugin.errors import AdoptionError
 from torch import nn
+
+from mx_plugin.errors import AdoptionError
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..errors import AdoptionError
-from .layer import AdoptedLayer, adopted
+from .layer import AdoptedLayer, adopted, has_own_forward
 from .layer_types import LayerType
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
@@ -80,7 +80,7 @@ def select(
 
 
 def _why_left_out(path: str, module: nn.Module, root: nn.Module, types: Mapping[type, LayerType]) -> str | None:
-    """"" to adopt, a reason to leave out, None for a module without a matrix product of ours."""
+    """ "" to adopt, a reason to leave out, None for a module without a matrix product of ours."""
     parts = path.split(".")
     if type(module) not in types:
         if isinstance(module, nn.Linear):
@@ -90,6 +90,8 @@ def _why_left_out(path: str, module: nn.Module, root: nn.Module, types: Mapping[
         return "LoRA adapter"
     if parts[-1] in _HEADS or (len(parts) == 1 and not parts[0]):
         return "score or value head"
+    if has_own_forward(module):
+        return "its forward was replaced on the instance"
     if parts[-1] in _ROUTERS and hasattr(root.get_submodule(".".join(parts[:-1])), "experts"):
         return "MoE router"
     return ""

@@ -182,9 +182,12 @@ class Engine:
         executed is booked under ``other`` and never as a hit. Gradients must be off.
         """
         with TRACKER.pushed(phases.OTHER):
+            known = len(self._casters)
             for layer in self.layers:
                 phase = phase_by_role.get(layer.role, phases.OTHER)
                 layer.route = self._route(layer, phases.OTHER if phase == "FP16" else phase, phases.OTHER, False)
+            # These routes end with the block: a caster that stayed registered would never be freed.
+            del self._casters[known:]
             yield
 
     def invalidate(self, role: str | None = None) -> None:
@@ -192,6 +195,9 @@ class Engine:
         for layer in self.layers:
             if role is None or layer.role == role:
                 self._packs[id(layer)].stale = True
+        # A phase may be in force, and stay so: its routes are armed anew, and look before their next call.
+        for layer, route in self._tables.get(self.phase_in_force, ()):
+            layer.route = route
         TRACKER.rest()
 
     def _trained(self) -> None:
@@ -211,9 +217,7 @@ class Engine:
                 self.work.note(tally, layer, UNQUANTISED, None)
                 return PlainGradientRoute(layer.module, layer.original, layer.in_features, tally, layer.layer_type)
             self.work.note(tally, layer, formats, None)
-            return GradientRoute(
-                layer.module, layer.layer_type, self._caster(layer, formats), layer.in_features, tally
-            )
+            return GradientRoute(layer.module, layer.layer_type, self._caster(layer, formats), layer.in_features, tally)
         if not formats.forward.pair.quantised:
             self.work.note(tally, layer, UNQUANTISED, None)
             return PlainRoute(layer.module, layer.original, layer.in_features, tally)
@@ -276,6 +280,13 @@ class Engine:
     def unhit(self) -> list[tuple[str, str, str]]:
         """(role, phase, layer) of every layer whose format was silently skipped."""
         return find_unhit(self.layers, self.phases_run, lambda layer, phase: self.formats(layer, phase).quantised)
+
+    def unbooked(self) -> list[tuple[str, str, str]]:
+        """(role, phase, layer) of unquantised layers that did not execute as layers in a phase that ran.
+
+        A fused head reads ``lm_head.weight`` itself: right as to formats, but nothing counts its MACs.
+        """
+        return find_unhit(self.layers, self.phases_run, lambda layer, phase: not self.formats(layer, phase).quantised)
 
     def check_hits(self) -> None:
         """Fail when a layer's format was silently skipped.

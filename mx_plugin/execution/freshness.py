@@ -71,8 +71,10 @@ class WriteWatch:
 
     def __init__(self, roots: Iterable[nn.Module], trained: Callable[[], None], loaded: Callable[[], None]) -> None:
         self._removables: list[Any] = [register_optimizer_step_post_hook(lambda *_: trained())]
-        for root in roots:
-            removable = root.register_load_state_dict_post_hook(_Announcement(loaded))  # type: ignore[no-untyped-call]
+        announcement = _Announcement(loaded)
+        # On every module that holds weights: a part of the model (PEFT's base, say) may be loaded on its own.
+        for module in {id(m): m for root in roots for m in root.modules() if m._parameters}.values():
+            removable = module.register_load_state_dict_post_hook(announcement)  # type: ignore[no-untyped-call]
             self._removables.append(removable)
 
     def close(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -58,18 +58,32 @@ class AdoptedLayer:
         return y
 
     def wear(self) -> None:
-        """Swap the module's class; an accelerate hook's saved forward is rebound, or it would bypass us."""
+        """Swap the module's class; a forward that is bound to the instance is rebound, or it would bypass us."""
         self.module.__dict__[_STATE] = self
         self.module.__class__ = adopted_class(self.original)  # type: ignore[arg-type]
-        if "_old_forward" in self.module.__dict__:
-            self.module.__dict__["_old_forward"] = types.MethodType(_forward, self.module)
+        _rebind(self.module.__dict__, self.module, self.original.forward, _forward)
 
     def shed(self) -> None:
         """Give the module its class back."""
         self.module.__class__ = self.original
         self.module.__dict__.pop(_STATE, None)
-        if "_old_forward" in self.module.__dict__:
-            self.module.__dict__["_old_forward"] = types.MethodType(self.original.forward, self.module)
+        _rebind(self.module.__dict__, self.module, _forward, self.original.forward)
+
+
+_BOUND = ("forward", "_old_forward")
+"""Where accelerate binds a forward to a module: behind a hook, and openly once the hook is removed."""
+
+
+def _rebind(attributes: dict[str, Any], module: nn.Module, old: Any, new: Any) -> None:
+    for name in _BOUND:
+        if getattr(attributes.get(name), "__func__", None) is old:
+            attributes[name] = types.MethodType(new, module)
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """True when the instance computes something else than its class: a forward was put in its place."""
+    inner = module.__dict__.get("_old_forward", module.__dict__.get("forward"))
+    return inner is not None and getattr(inner, "__func__", None) is not type(module).forward
 
 
 def adopted(module: nn.Module) -> AdoptedLayer | None:
@@ -80,7 +94,8 @@ def adopted(module: nn.Module) -> AdoptedLayer | None:
 
 def _forward(self: nn.Module, input: torch.Tensor) -> torch.Tensor:
     if torch.compiler.is_compiling():
-        return _uncompiled(self, input)
+        y: torch.Tensor = _uncompiled(self, input)
+        return y
     grad = torch.is_grad_enabled()
     if grad is not TRACKER.grad:
         TRACKER.saw_forward(grad)
@@ -99,6 +114,7 @@ def _reduce_ex(self: nn.Module, protocol: Any) -> Any:
     """Pickle and copy as the original class: a copy is an ordinary, unadopted module."""
     layer: AdoptedLayer = self.__dict__[_STATE]
     state = {key: value for key, value in self.__dict__.items() if key != _STATE}
+    _rebind(state, self, _forward, layer.original.forward)
     return _rebuild, (layer.original,), state
 
 
@@ -106,7 +122,7 @@ def _rebuild(cls: type[nn.Module]) -> nn.Module:
     return cls.__new__(cls)
 
 
-@lru_cache(maxsize=None)
+@cache
 def adopted_class(original: type[nn.Module]) -> type[nn.Module]:
     """The class that modules of type ``original`` wear: same name, isinstance, state_dict and pickle."""
     return type(

@@ -74,6 +74,11 @@ class PhaseTracker:
             self._enter(GRADIENT if grad else REWARD)
         self.grad = grad
 
+    def saw_backward(self) -> None:
+        """Backward runs: the phase is ``gradient`` again, though a reference may have scored since the forward."""
+        if self.grad is not True:
+            self.saw_forward(True)
+
     def rest(self) -> None:
         """Whatever ran has ended, or its weights or formats changed: the next layer call enters anew."""
         if not self._stack:

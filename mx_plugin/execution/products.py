@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from ..formats.cast import StochasticKey
 from ..formats.spec import FP16
 from ..precision.formats import LayerFormats, Product
+from .phases import TRACKER
 from .tally import Tally
 
 FakeQuantize = Callable[..., torch.Tensor]
@@ -123,6 +124,7 @@ class MXLinearFunction(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        TRACKER.saw_backward()
         x, weight = ctx.saved_tensors
         caster: ProductCaster = ctx.caster
         tally: Tally = ctx.tally

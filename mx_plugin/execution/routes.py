@@ -9,6 +9,7 @@ from torch import nn
 
 from ..interfaces import BoundLinear
 from .layer_types import LayerType
+from .phases import TRACKER
 from .products import MXLinearFunction, ProductCaster
 from .tally import Tally
 
@@ -59,6 +60,7 @@ class PlainGradientRoute(PlainRoute):
             tally, rows = self.tally, x.numel() // self.in_features
 
             def count(_: torch.Tensor) -> None:
+                TRACKER.saw_backward()
                 if needs_dx:
                     tally.dgrad_rows += rows
                     tally.dgrad_calls += 1

@@ -16,6 +16,9 @@ from ..errors import FormatError
 AT_ONCE = 1 << 16
 """Elements per pass on a CPU: their float32 scratch then stays in a second-level cache."""
 
+_GRAIN = 1 << 15
+"""Elements that torch gives to one thread at least."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -94,5 +97,8 @@ def from_blocks(blocks: torch.Tensor, layout: Layout) -> torch.Tensor:
 def pieces(blocks: torch.Tensor) -> list[slice]:
     """Slices of the groups of non-empty blocks: cache-sized on a CPU, everything at once elsewhere."""
     groups = blocks.shape[0]
-    step = max(AT_ONCE * groups // blocks.numel(), 1) if blocks.device.type == "cpu" else groups
+    if blocks.device.type != "cpu":
+        return [slice(0, groups)]
+    at_once = max(AT_ONCE, _GRAIN * torch.get_num_threads())
+    step = max(at_once * groups // blocks.numel(), 1)
     return [slice(start, start + step) for start in range(0, groups, step)]

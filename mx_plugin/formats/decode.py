@@ -24,9 +24,8 @@ def element_value(element: Element, code: int) -> float:
     magnitude = code & ((1 << (element.bits - 1)) - 1)
     field, mantissa = divmod(magnitude, 1 << element.mantissa_bits)
     if magnitude > max_code(element):
-        last = (1 << element.exponent_bits) - 1
-        ieee = max_code(element) >> element.mantissa_bits < last
-        return sign * float("inf") if ieee and field == last and mantissa == 0 else float("nan")
+        ieee = max_code(element) >> element.mantissa_bits < (1 << element.exponent_bits) - 1
+        return sign * float("inf") if ieee and mantissa == 0 else float("nan")
     exponent = max(field, 1) - 1 + element.emin
     leading = 1 << element.mantissa_bits if field else 0
     return sign * (leading + mantissa) * 2.0 ** (exponent - element.mantissa_bits)

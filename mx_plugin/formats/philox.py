@@ -41,7 +41,7 @@ _WORD = 0xFFFFFFFF
 _ROUNDS = 10
 
 _GROUPS_AT_ONCE = 1 << 15
-"""Counters per pass: their int64 words then stay in a second-level cache."""
+"""Counters per pass and CPU thread: their int64 words then stay in a second-level cache."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def words(key: StochasticKey, count: int, device: torch.device | str = "cpu", do
     out = torch.empty((groups, 4), dtype=torch.int64, device=device)
     last = key.call | domain << 31
     # On an accelerator one launch per operation is the cost, not the cache.
-    step = _GROUPS_AT_ONCE if out.device.type == "cpu" else max(groups, 1)
+    step = _GROUPS_AT_ONCE * torch.get_num_threads() if out.device.type == "cpu" else max(groups, 1)
     for start in range(0, groups, step):
         stop = min(start + step, groups)
         group = torch.arange(start, stop, dtype=torch.int64, device=device)

@@ -40,6 +40,16 @@ def test_each_element_goes_up_exactly_when_its_own_word_says_so(name: str) -> No
         np.testing.assert_array_equal(packed.dequantize().double().numpy(), expected)
 
 
+def test_a_fraction_equal_to_its_threshold_rounds_up_and_the_next_smaller_one_down() -> None:
+    threshold = ((words(KEY, 4096) >> 8) + 1).view(-1, 32)
+    quantum = 2.0**-6
+    for below in (0, 1):
+        x = (threshold - below).to(torch.float32) * (quantum * 2.0**-24)
+        x[:, 0] = 1.0  # so that the scale is 1 and all else lies within the first quantum
+        y = fake_quantize(x, "MXINT8", rounding="stochastic", key=KEY)
+        assert (y[:, 1:] == (0.0 if below else quantum)).all()
+
+
 @pytest.mark.parametrize("name", format_names())
 def test_the_expected_value_under_rceil_is_the_input(name: str) -> None:
     """The mean of n draws between neighbours one quantum apart deviates by at most quantum / (2 sqrt(n))."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import os
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
 from mx_plugin.execution.phases import TRACKER
 
 if TYPE_CHECKING:
@@ -43,12 +45,23 @@ def _the_process_is_left_as_it_was() -> Iterator[None]:
     assert GenerationMixin.generate is before
 
 
+@pytest.fixture(scope="session")
+def ppo_imported() -> Iterator[None]:
+    """PPOTrainer collects garbage several times a step: without all that imports left behind, that is instant."""
+    import trl.experimental.ppo  # noqa: F401
+
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.fixture
-def make_ppo(embedded: EmbeddedFolder) -> Callable[..., Any]:
-    """``make_ppo(tmp_path, callbacks, *, dtype, peft_config, policy, value, reward, **config)``: a PPOTrainer.
+def make_ppo(embedded: EmbeddedFolder, ppo_imported: None) -> Callable[..., Any]:
+    """``make_ppo(tmp_path, callbacks, *, dtype, peft_config, policy, value, reward, ..., **config)``: a PPOTrainer.
 
     Two steps of 8 episodes on the embedded model by default; ``config`` overrides fields of PPOConfig,
-    the keyword arguments before it replace models. The same arguments give the same run, bit for bit.
+    the keyword arguments before it replace models or prompts. The same arguments give the same run, bit for bit.
     """
 
     def make(
@@ -60,13 +73,17 @@ def make_ppo(embedded: EmbeddedFolder) -> Callable[..., Any]:
         policy: Any = None,
         value: Any = None,
         reward: Any = None,
+        tokenizer: Any = None,
+        tokens: list[list[int]] | None = None,
+        trainer_class: Any = None,
         steps: int = 2,
         **config: Any,
     ) -> Any:
-        from mx_trl.models import load_policy, load_scorer, load_tokenizer
-        from mx_trl.prompts import read_prompts
+        from datasets import Dataset
         from transformers import set_seed
         from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+        from mx_trl.models import load_policy, load_scorer, load_tokenizer
 
         settings: dict[str, Any] = {
             "output_dir": str(tmp_path / "trainer"),
@@ -87,9 +104,9 @@ def make_ppo(embedded: EmbeddedFolder) -> Callable[..., Any]:
             "disable_tqdm": True,
         }
         set_seed(SEED)
-        tokenizer = load_tokenizer(str(embedded.policy))
-        rows = _prompts(embedded, tokenizer, read_prompts)
-        return PPOTrainer(
+        tokenizer = tokenizer or load_tokenizer(str(embedded.policy))
+        rows = Dataset.from_dict({"input_ids": tokens or _prompts(embedded, tokenizer)})
+        return (trainer_class or PPOTrainer)(
             args=PPOConfig(**(settings | config)),
             processing_class=tokenizer,
             model=policy if policy is not None else load_policy(str(embedded.policy), dtype=dtype),
@@ -105,13 +122,11 @@ def make_ppo(embedded: EmbeddedFolder) -> Callable[..., Any]:
     return make
 
 
-def _prompts(embedded: EmbeddedFolder, tokenizer: Any, read_prompts: Any) -> Any:
-    from datasets import Dataset
-    from mx_trl.prompts import fitting_prompts
+def _prompts(embedded: EmbeddedFolder, tokenizer: Any) -> list[list[int]]:
+    from mx_trl.prompts import fitting_prompts, read_prompts
 
     prompts = list(islice(read_prompts(str(embedded.prompts), "prompt"), 32))
-    _, tokens = fitting_prompts(prompts, tokenizer, 48)
-    return Dataset.from_dict({"input_ids": tokens})
+    return fitting_prompts(prompts, tokenizer, 48)[1]
 
 
 @pytest.fixture
@@ -124,3 +139,26 @@ def rows_of() -> Callable[..., list[dict[str, str]]]:
         return [record for record in records if all(record[column] == value for column, value in chosen.items())]
 
     return read
+
+
+@pytest.fixture
+def numbers_of() -> Callable[[Any], list[dict[str, Any]]]:
+    """``numbers_of(trainer)``: its log, step by step, without our keys and without what depends on the clock."""
+
+    def numbers(trainer: Any) -> list[dict[str, Any]]:
+        return [
+            {key: value for key, value in entry.items() if key != "eps" and not key.startswith("mx/")}
+            for entry in trainer.state.log_history
+        ]
+
+    return numbers
+
+
+@pytest.fixture
+def weights_of() -> Callable[[Any], dict[str, torch.Tensor]]:
+    """``weights_of(trainer)``: a copy of every tensor of policy and value model."""
+
+    def weights(trainer: Any) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+
+    return weights

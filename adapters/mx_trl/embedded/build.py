@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from .language import prompts
-from .policy import make_policy
+from .policy import WARM_UP_STEPS, make_policy
 from .reward import make_reward_model
 from .tokenizer import make_tokenizer
 
@@ -33,7 +33,7 @@ class EmbeddedFolder:
     prompts: Path
 
 
-def build(folder: Path | str, seed: int = 0) -> EmbeddedFolder:
+def build(folder: Path | str, seed: int = 0, warm_up_steps: int = WARM_UP_STEPS) -> EmbeddedFolder:
     """Make the embedded default in ``folder`` (some seconds), or reuse what a former run left there.
 
     The global random state is the same afterwards as before. A folder half written by an interrupted run
@@ -43,23 +43,21 @@ def build(folder: Path | str, seed: int = 0) -> EmbeddedFolder:
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
-    if not _is_current(folder, seed):
+    mark = f"embedded {_VERSION}, seed {seed}, warmed up by {warm_up_steps} steps\n"
+    if not _is_current(folder, mark):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             made = Path(scratch) / "made"
-            _write(made, seed)
+            _write(made, seed, warm_up_steps)
+            (made / _MARK).write_text(mark, encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
     return EmbeddedFolder(folder / "policy", folder / "reward", folder / "prompts.jsonl")
 
 
-def _is_current(folder: Path, seed: int) -> bool:
-    mark = folder / _MARK
-    return mark.is_file() and mark.read_text(encoding="utf-8") == _mark(seed)
-
-
-def _mark(seed: int) -> str:
-    return f"embedded {_VERSION}, seed {seed}\n"
+def _is_current(folder: Path, mark: str) -> bool:
+    found = folder / _MARK
+    return found.is_file() and found.read_text(encoding="utf-8") == mark
 
 
 @contextmanager
@@ -73,14 +71,13 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _write(folder: Path, seed: int) -> None:
+def _write(folder: Path, seed: int, warm_up_steps: int) -> None:
     tokenizer = make_tokenizer(CONTEXT)
     with torch.random.fork_rng(), torch.enable_grad(), _one_thread():
-        policy = make_policy(tokenizer, CONTEXT, seed)
+        policy = make_policy(tokenizer, CONTEXT, seed, warm_up_steps)
         reward = make_reward_model(tokenizer, CONTEXT)
     for model, name in ((policy, "policy"), (reward, "reward")):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     rows = [json.dumps({"prompt": [{"role": "user", "content": text}]}) for text in prompts()]
     (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    (folder / _MARK).write_text(_mark(seed), encoding="utf-8")

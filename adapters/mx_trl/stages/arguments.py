@@ -31,7 +31,8 @@ class StageArguments:
         },
     )
     end_token: str = field(
-        default="auto", metadata={"help": "Ends a response: auto (the model's own), none, a token or its id."}
+        default="auto",
+        metadata={"help": "Ends a response: auto (the model's own), none, or one token such as <|im_end|>."},
     )
     no_mx: bool = field(default=False, metadata={"help": "Plain TRL, without MXCallback: the baseline."})
     policies: list[str] | None = field(

@@ -69,13 +69,14 @@ def prepare(
             embedded model, made in ``<run_dir>/embedded``.
 
     Raises:
-        StageError: something cannot be loaded, or prompt and response exceed the model's context.
+        StageError: no prompts, something cannot be loaded, or prompt and response exceed the model's context.
     """
     path = policy_path or model_args.model_name_or_path
     embedded = None
-    if path is None or script.dataset_name is None or script.reward == "embedded":
-        with PartialState().main_process_first():
-            embedded = build(Path(run_dir) / "embedded")
+    if path is not None and script.dataset_name is None:
+        raise StageError(f"no prompts for {path}: give --dataset_name, a hub id, folder, .jsonl or .jsonl.gz")
+    if path is None or script.reward == "embedded":
+        embedded = _embedded(Path(run_dir) / "embedded")
     path = path or str(embedded.policy)  # type: ignore[union-attr]
     options = loading_options(model_args)
     tokenizer = load_tokenizer(path, revision=options["revision"], trust_remote_code=options["trust_remote_code"])
@@ -93,6 +94,16 @@ def prepare(
     longest = _longest_prompt(script.max_prompt_length, response_length, context_length(policy), path)
     prompts, tokens = fitting_prompts(prompts, tokenizer, longest)
     return Prepared(tokenizer, policy, path, prompts, tokens, ends, embedded)
+
+
+def _embedded(folder: Path) -> EmbeddedFolder:
+    try:
+        with PartialState().main_process_first():
+            return build(folder)
+    except OSError as error:
+        raise StageError(
+            f"cannot write the embedded model to {folder}: {error}; choose another --output_dir"
+        ) from error
 
 
 def loading_options(model_args: ModelConfig) -> dict[str, Any]:
