@@ -10,7 +10,7 @@ import torch
 from mx_plugin.formats import StochasticKey, get_format
 from mx_plugin.interfaces import Backend
 
-from .timing import Row, Run, medians
+from .timing import Effort, Row, Run, medians
 
 SIZE = 4096
 
@@ -23,7 +23,7 @@ TARGETS = {
 """(target, stretch) by dtype and what is run."""
 
 
-def cast_rows(backend: Backend, budget: float) -> Iterator[Row]:
+def cast_rows(backend: Backend, effort: Effort) -> Iterator[Row]:
     """Packing (into fresh memory) and fake quantisation (into a buffer), along the last dimension and the first."""
     key = StochasticKey(1, 2, 3)
     for dtype in (torch.float32, torch.bfloat16):
@@ -44,7 +44,7 @@ def cast_rows(backend: Backend, budget: float) -> Iterator[Row]:
             backend.fake_quantize, x, "MXFP4", rounding="stochastic", key=key, scale_rule="rceil", out=out
         )
         moved[drawn] = 2.0 * x.nbytes
-        seconds = medians(runs, budget)
+        seconds = medians(runs, effort)
         copy = moved["copy_"] / seconds["copy_"]
         for what, median in seconds.items():
             target, stretch = TARGETS.get((name, what), (None, None))

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 
 import torch
@@ -16,7 +17,7 @@ from mx_plugin.formats import parse_pair
 
 from .casts import cast_rows
 from .linears import linear_rows
-from .timing import Row, bandwidth
+from .timing import Effort, Row, bandwidth
 
 BENCHES = ("cast", "linear")
 
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", default="cpu", help="backend to measure (default: cpu)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="torch threads (default: 2)")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds spent on each measured line (default: 1)")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread's processor time: for a busy machine")
     parser.add_argument("--pairs", default="MXFP4/MXFP8,MXFP8/MXFP8", help="pairs for linear, separated by commas")
     parser.add_argument("--rows", default="1,4,16,32,64,128,512", help="numbers of activation rows for linear")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -39,6 +41,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise MXError(f"unknown bench {unknown[0]!r}; valid: {', '.join(BENCHES)}")
     pairs = tuple(str(parse_pair(pair)) for pair in arguments.pairs.split(","))
     rows = _numbers(arguments.rows)
+    if arguments.cpu_time and arguments.threads != 1:
+        raise MXError(f"--cpu-time measures one thread, --threads is {arguments.threads}: add --threads 1")
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
@@ -60,12 +64,13 @@ def run(arguments: argparse.Namespace) -> int:
 def _measure(
     chosen: list[str], arguments: argparse.Namespace, pairs: tuple[str, ...], rows: tuple[int, ...], read_rate: float
 ) -> Iterator[Row]:
+    effort = Effort(arguments.budget, time.thread_time if arguments.cpu_time else time.perf_counter)
     backend = get_backend(arguments.backend)
     try:
         if "cast" in chosen:
-            yield from cast_rows(backend, arguments.budget)
+            yield from cast_rows(backend, effort)
         if "linear" in chosen:
-            yield from linear_rows(backend, arguments.budget, pairs, rows, read_rate)
+            yield from linear_rows(backend, effort, pairs, rows, read_rate)
     finally:
         backend.close()
 

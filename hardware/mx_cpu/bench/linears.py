@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from mx_plugin.interfaces import Backend
 
-from .timing import Row, Run, medians
+from .timing import Effort, Row, Run, medians
 
 SHAPES = ((4096, 4096), (896, 896), (4864, 896))
 """(out, in)."""
@@ -45,7 +45,7 @@ class Rotation:
 
 @torch.no_grad()
 def linear_rows(
-    backend: Backend, budget: float, pairs: tuple[str, ...], rows: tuple[int, ...], read_rate: float
+    backend: Backend, effort: Effort, pairs: tuple[str, ...], rows: tuple[int, ...], read_rate: float
 ) -> Iterator[Row]:
     """Every shape, pair and number of rows; ``read_rate``: bytes a second of a streaming read, for M = 1."""
     for out, inner in SHAPES:
@@ -63,7 +63,7 @@ def linear_rows(
                 fmt, activations = pair.split("/")
                 bound = [backend.bind(handle, activations, "rceil") for handle in handles[fmt]]
                 runs[pair] = Rotation([partial(call, x, None) for call in bound])
-            seconds = medians(runs, budget)
+            seconds = medians(runs, effort)
             for what, median in seconds.items():
                 target = stretch = None
                 if (out, inner) == SHAPES[0]:

@@ -33,17 +33,30 @@ class Row:
         return asdict(self)
 
 
-def medians(runs: Mapping[str, Run], budget: float = 1.0, least: int = 7) -> dict[str, float]:
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure each line, and by which clock.
+
+    ``clock``: ``time.perf_counter``; or, on a machine that others keep busy, ``time.thread_time``: the processor
+    seconds of the calling thread, which mean something with one thread only.
+    """
+
+    budget: float = 1.0
+    clock: Callable[[], float] = time.perf_counter
+
+
+def medians(runs: Mapping[str, Run], effort: Effort, least: int = 7) -> dict[str, float]:
     """Median seconds of each, run in turn until ``budget`` seconds for each of them are spent, ``least`` times."""
+    clock = effort.clock
     taken: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
         run()
-    stop = time.perf_counter() + budget * len(runs)
+    stop = time.perf_counter() + effort.budget * len(runs)
     while time.perf_counter() < stop or min(map(len, taken.values())) < least:
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            taken[name].append(time.perf_counter() - start)
+            taken[name].append(clock() - start)
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
