@@ -18,10 +18,27 @@ INSTRUCTION_SETS = ("avx2", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "av
 def implementation_checks() -> list[Check]:
     """Which implementation the backend ``cpu`` is, and what this processor could run."""
     return [
-        Check("mx_cpu implementation", "ok", "cpu is the reference in plain torch; no native kernels in this version"),
+        _implementation(),
         Check("mx_cpu threads", "ok", _threads()),
         Check("mx_cpu instruction sets", "ok", _instruction_sets(CPUINFO)),
     ]
+
+
+def _implementation() -> Check:
+    name = "mx_cpu implementation"
+    library = importlib.import_module("mx_cpu.library")
+    try:
+        native = library.library()
+    except library.NativeUnavailable as error:
+        cost = "cpu is the reference in plain torch: same bits, but MX makes a model many times slower, not faster"
+        return Check(name, "warn", f"{cost}. {error}", "install a C++ compiler, then: python -m mx_cpu.build")
+    forced = os.environ.get(library.ISA_VARIABLE)
+    why = f"forced by {library.ISA_VARIABLE}" if forced else "the best that this processor runs"
+    pool = "torch's OpenMP threads" if native.pool is not None else "threads of its own, started for each call"
+    if native.level == "avx512":
+        return Check(name, "ok", f"cpu is native, level avx512 ({why}), on {pool}")
+    lost = "no bfloat16 dot products: weights are packed, but a model is hardly faster than in bfloat16"
+    return Check(name, "ok", f"cpu is native, level {native.level} ({why}), on {pool}; {lost}")
 
 
 def _threads() -> str:

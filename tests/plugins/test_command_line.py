@@ -54,7 +54,7 @@ def test_no_command_prints_help_to_stderr_and_fails(capsys: Capture) -> None:
 
 def test_an_unknown_command_names_the_nearest(capsys: Capture) -> None:
     assert main(["docter"]) == 2
-    assert "unknown command 'docter': did you mean 'doctor'? Valid: doctor, plugins, policy" in capsys.readouterr().err
+    assert "unknown command 'docter': did you mean 'doctor'? Valid: bench, doctor, plugins, policy" in capsys.readouterr().err
 
 
 def test_an_unknown_option_fails_as_argparse_has_it(capsys: Capture) -> None:
@@ -120,7 +120,7 @@ def test_plugins_as_json_is_only_json_whatever_plugins_print(site: Any) -> None:
 def test_plugins_shows_each_with_status_and_what_it_registered(capsys: Capture) -> None:
     assert main(["plugins"]) == 0
     out = capsys.readouterr().out
-    assert f"mx_cpu  [ok]  mx-plugin {__version__}\n    backends: cpu, reference" in out
+    assert f"mx_cpu  [ok]  mx-plugin {__version__}\n    commands: bench\n    backends: cpu, reference" in out
 
 
 def test_doctor_is_content_here_and_covers_every_backend_and_meter(capsys: Capture) -> None:

@@ -139,7 +139,7 @@ def test_any_minor_of_our_major_is_accepted() -> None:
 def test_the_first_owner_of_a_name_keeps_it_and_the_conflict_is_told(caplog: pytest.LogCaptureFixture) -> None:
     plugins.register(Backends(cpu=dict, mine=ReferenceBackend), name="usurper")
     with caplog.at_level(logging.WARNING):
-        assert isinstance(mx_plugin.get_backend("cpu"), ReferenceBackend)
+        assert type(mx_plugin.get_backend("cpu")).__module__.startswith("mx_cpu.")
     (record,) = [r for r in plugins.plugin_report() if r.name == "usurper"]
     assert record.registered["backends"] == ["mine"]
     assert len(record.notes) == 1

@@ -1,0 +1,71 @@
+"""The library: how it is chosen, forced, and missed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mx_cpu import build, checks, library, plugin
+from mx_cpu.library import NativeUnavailable
+from mx_cpu.reference import ReferenceBackend
+
+
+@pytest.fixture
+def unbuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As where no compiler was found."""
+    monkeypatch.setattr(library, "LIBRARY", tmp_path / "libmx_cpu.so")
+    library.library.cache_clear()
+    monkeypatch.setattr(library.library, "cache_clear", library.library.cache_clear, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _loaded_again() -> object:
+    yield
+    library.library.cache_clear()
+
+
+@pytest.mark.usefixtures("unbuilt")
+def test_without_a_library_cpu_is_the_reference_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="mx_cpu"):
+        assert isinstance(plugin._cpu(), ReferenceBackend)
+    assert "many times slower" in caplog.text and "python -m mx_cpu.build" in caplog.text
+    (line,) = [check for check in checks.implementation_checks() if check.name == "mx_cpu implementation"]
+    assert line.status == "warn" and "python -m mx_cpu.build" in line.remedy
+
+
+def test_no_compiler_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(build.BuildError, match=r"install g\+\+ or clang"):
+        build.find_compiler()
+
+
+def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", f"{sys.executable} -c 'import sys; sys.exit(\"no such option\")'")
+    with pytest.raises(build.BuildError, match="no such option"):
+        build.compile_library(tmp_path / "libmx_cpu.so")
+    assert not (tmp_path / "libmx_cpu.so").exists()
+
+
+def test_the_environment_forces_a_level_and_refuses_an_unknown_one() -> None:
+    if not library.available():
+        pytest.skip("no native kernels")
+    code = "from mx_cpu.library import library; print(library().level)"
+    for forced, expected in (("scalar", "scalar"), ("avx1024", "did you mean")):
+        environment = {**os.environ, library.ISA_VARIABLE: forced}
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        assert expected in done.stdout + done.stderr
+
+
+def test_an_out_of_date_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not library.available():
+        pytest.skip("no native kernels")
+    monkeypatch.setattr(library, "source_hash", lambda: "other")
+    library.library.cache_clear()
+    with pytest.raises(NativeUnavailable, match="rebuild"):
+        library.library()
