@@ -41,7 +41,9 @@ class MXConfig:
     max_cost: float | None = field(
         default=None, metadata={"help": "Policy D takes the narrowest format whose cost is at most this."}
     )
-    backend: str = field(default="cpu", metadata={"help": "Backend that executes MX layers."})
+    backend: str = field(
+        default="auto", metadata={"help": "Backend that executes MX layers; auto: the one for the trainer's device."}
+    )
     backends: list[str] | None = field(
         default=None, metadata={"help": "Other backends for some layers: PATTERN=NAME ... (in YAML a mapping)."}
     )

@@ -55,7 +55,7 @@ class Session:
         refuse_reentrant_checkpointing(trainer, self.roles.models)
         self.engine = Engine(
             make_provider(config),
-            self._backend(config.backend),
+            self._backend(backend_name(config, trainer)),
             {pattern: self._backend(name) for pattern, name in config.backend_patterns().items()},
             seed=int(getattr(trainer.args, "seed", 0)),
             policy_scoring=self._policy_scoring(),
@@ -177,6 +177,14 @@ class Session:
             self.books.measured.update(probe.measure(sample))
         if kl_due:
             self.books.measured.update(probe.unquantised_kl(sample))
+
+
+def backend_name(config: MXConfig, trainer: Any) -> str:
+    """``config.backend``; for ``auto`` the backend of the trainer's device: ``cpu``, elsewhere ``reference``."""
+    if config.backend != "auto":
+        return config.backend
+    device = getattr(getattr(trainer, "accelerator", None), "device", None)
+    return "cpu" if device is None or device.type == "cpu" else "reference"
 
 
 def make_provider(config: MXConfig) -> Provider:

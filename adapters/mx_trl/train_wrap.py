@@ -62,7 +62,7 @@ def _family(cls: type) -> Iterator[type]:
         yield from _family(child)
 
 
-def _wrap(cls: type) -> None:
+def _wrap(cls: type[Any]) -> None:
     train = cls.__dict__.get("train")
     if train is None or hasattr(train, _WRAPPED):
         return

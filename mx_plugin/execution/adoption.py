@@ -19,7 +19,7 @@ _LORA = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A module with a matrix product that keeps the model's own dtype, and the reason."""
+    """A module with weights or products that keep the model's own dtype, and the reason."""
 
     name: str
     role: str
@@ -80,12 +80,10 @@ def select(
 
 
 def _why_left_out(path: str, module: nn.Module, root: nn.Module, types: Mapping[type, LayerType]) -> str | None:
-    """ "" to adopt, a reason to leave out, None for a module without a matrix product of ours."""
+    """ "" to adopt, a reason to leave out, None for a module that only holds others."""
     parts = path.split(".")
     if type(module) not in types:
-        if isinstance(module, nn.Linear):
-            return f"{type(module).__name__}, a subclass of Linear, is not a registered layer type"
-        return "embedding" if isinstance(module, nn.Embedding) else None
+        return _why_no_layer(type(module).__name__, module, parts)
     if _LORA.intersection(parts):
         return "LoRA adapter"
     if parts[-1] in _HEADS or (len(parts) == 1 and not parts[0]):
@@ -95,6 +93,23 @@ def _why_left_out(path: str, module: nn.Module, root: nn.Module, types: Mapping[
     if parts[-1] in _ROUTERS and hasattr(root.get_submodule(".".join(parts[:-1])), "experts"):
         return "MoE router"
     return ""
+
+
+def _why_no_layer(kind: str, module: nn.Module, parts: list[str]) -> str | None:
+    """Of a module that is no layer of ours. Experts fused into one parameter, say, must not pass in silence."""
+    if isinstance(module, nn.Linear):
+        return f"{kind}, a subclass of Linear, is not a registered layer type"
+    if isinstance(module, nn.Embedding):
+        return "embedding"
+    if kind.endswith("Attention"):
+        return "attention products and KV cache"
+    if not any(parameter is not None for parameter in module._parameters.values()):
+        return None
+    if "Norm" in kind:
+        return "norm"
+    if _LORA.intersection(parts):
+        return "LoRA adapter"
+    return f"{kind} holds weights of its own and is not a registered layer type"
 
 
 def _output_head(root: nn.Module) -> nn.Module | None:

@@ -40,8 +40,8 @@ class PhaseTracker:
     def pushed(self, phase: str) -> Iterator[None]:
         """Force ``phase`` for the duration, whatever the grad mode."""
         self._stack.append(phase)
-        self._settle()
         try:
+            self._settle()
             yield
         finally:
             self._stack.pop()
@@ -51,8 +51,8 @@ class PhaseTracker:
     def evaluating(self) -> Iterator[None]:
         """Qualify every phase with ``eval/`` for the duration."""
         self._evaluating += 1
-        self._settle()
         try:
+            self._settle()
             yield
         finally:
             self._evaluating -= 1

@@ -61,11 +61,12 @@ class ProductCaster:
             ("second", product.pair.activations, second),
         ):
             stochastic = product.rounding == "stochastic" and fmt != FP16
-            scale_rule = product.scale_rule
+            scale_rule, dtype = product.scale_rule, x.dtype
             if stochastic and scale_rule == "floor":
-                x, factor, scale_rule = x * _PRESCALE, factor / _PRESCALE, "rceil"
+                # In float32: 3/4 x rounded to bfloat16 would be a bias that no draw undoes.
+                x, factor, scale_rule = x.float() * _PRESCALE, factor / _PRESCALE, "rceil"
             key = self.keys.at(f"{name}/{side}", self.step, call) if stochastic else None
-            cast.append(self._cast(x, fmt, dim, scale_rule, key, hadamard))
+            cast.append(self._cast(x, fmt, dim, scale_rule, key, hadamard).to(dtype))
         return cast[0], cast[1], factor
 
     def _cast(

@@ -60,7 +60,7 @@ class RunFolder:
         self._write = write
         self._warned = False
         self._lock = threading.Lock()
-        self._resumed = resume_step
+        self._earlier_config = resume_step is not None
         self._files: list[RecordFile] = []
         try:
             self._prepare(resume_step)
@@ -84,7 +84,7 @@ class RunFolder:
         return self._metrics_columns
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Replace config.json in one step; that of a resumed run is kept as config.json.1, if different.
+        """Replace config.json in one step; that of the run resumed is kept as config.json.1, if different.
 
         Raises:
             LedgerError: it cannot be written; the old file is untouched.
@@ -92,8 +92,9 @@ class RunFolder:
         path = self.path / "config.json"
         text = json.dumps(json.loads(json_record(config)), indent=2, ensure_ascii=False) + "\n"
         try:
-            if self._resumed is not None and path.exists() and path.read_text(encoding="utf-8") != text:
+            if self._earlier_config and path.exists() and path.read_text(encoding="utf-8") != text:
                 path.replace(_free_name(path))
+            self._earlier_config = False
             write_atomically(path, text)
         except OSError as error:
             raise LedgerError(f"cannot write {path}: {error}; free space or permissions there") from error

@@ -157,16 +157,39 @@ def test_what_is_left_out_is_listed_with_its_reason(engines: Any) -> None:
     class Odd(nn.Linear):
         pass
 
-    model = nn.ModuleDict({"moe": Router(), "score": nn.Linear(32, 1), "odd": Odd(32, 32), "emb": nn.Embedding(4, 32)})
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.o_proj = nn.Linear(32, 32)
+
+    class Fused(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate_up = nn.Parameter(torch.zeros(2, 32, 64))
+
+    model = nn.ModuleDict(
+        {
+            "moe": Router(),
+            "attn": Attention(),
+            "fused": Fused(),
+            "norm": nn.LayerNorm(32),
+            "score": nn.Linear(32, 1),
+            "odd": Odd(32, 32),
+            "emb": nn.Embedding(4, 32),
+        }
+    )
     engine = engines(A_LIKE, {"reward": model})
     reasons = {item.name: item.reason for item in engine.left_out}
     assert reasons == {
         "moe.gate": "MoE router",
+        "attn": "attention products and KV cache",
+        "fused": "Fused holds weights of its own and is not a registered layer type",
+        "norm": "norm",
         "score": "score or value head",
         "odd": "Odd, a subclass of Linear, is not a registered layer type",
         "emb": "embedding",
     }
-    assert [layer.name for layer in engine.layers] == ["moe.experts.0"]
+    assert [layer.name for layer in engine.layers] == ["moe.experts.0", "attn.o_proj"]
 
 
 def test_a_module_shared_by_two_roles_belongs_to_the_first(engines: Any, model: TwoLayers) -> None:

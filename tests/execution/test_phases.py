@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 
 from mx_plugin.execution.phases import PhaseTracker
 
@@ -50,6 +54,24 @@ def test_leaving_a_phase_by_an_exception_leaves_the_phase() -> None:
     except RuntimeError:
         pass
     assert tracker.phase == "other"
+
+
+@pytest.mark.parametrize("enter", [lambda tracker: tracker.pushed("rollout"), lambda tracker: tracker.evaluating()])
+def test_a_listener_that_raises_at_the_entry_leaves_no_phase_behind(enter: Callable[[PhaseTracker], Any]) -> None:
+    """A provider or backend may fail when it is asked; the tracker outlives the run."""
+    tracker = PhaseTracker()
+    tracker.saw_forward(True)
+
+    def fail_once(phase: str) -> None:
+        tracker.unsubscribe(fail_once)
+        raise OSError(phase)
+
+    tracker.subscribe(lambda phase: None)
+    tracker.subscribe(fail_once)
+    with pytest.raises(OSError), enter(tracker):
+        pass
+    tracker.saw_forward(False)
+    assert tracker.phase == "reward"
 
 
 def test_another_thread_sees_the_phase() -> None:

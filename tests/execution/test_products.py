@@ -11,6 +11,9 @@ from torch import nn
 
 from mx_plugin import fake_quantize
 from mx_plugin.execution.phases import TRACKER
+from mx_plugin.execution.products import Keys, ProductCaster
+from mx_plugin.formats.spec import Pair
+from mx_plugin.precision.formats import LayerFormats, Product
 
 from .conftest import TwoLayers
 
@@ -89,6 +92,22 @@ def test_mxfp4_gradients_are_unbiased(engines: Any, layer: nn.ModuleDict, scale_
         standard_error = draws.std(0) / steps**0.5
         deviation = ((draws.mean(0) - exact).abs() / standard_error.clamp_min(1e-6)).square().mean().sqrt()
         assert deviation < 1.2, "root mean square z-score of an unbiased estimate is 1"
+
+
+@pytest.mark.parametrize("scale_rule", ["rceil", "floor"])
+def test_mxfp4_gradients_of_a_bfloat16_model_are_unbiased(scale_rule: str) -> None:
+    """The 3/4 prescale of ``floor`` must not be rounded to bfloat16: no draw could undo that."""
+    x = torch.full((32, 32), 1 + 2**-7, dtype=torch.bfloat16)
+    product = Product(Pair("MXFP4", "FP16"), "stochastic", scale_rule)
+    caster = ProductCaster(LayerFormats(), fake_quantize, Keys(0, "layer"))
+    draws = []
+    for call in range(300):
+        cast, other, factor = caster.operands(product, "dgrad", call, (x, -1), (x, -1))
+        assert cast.dtype == other.dtype == x.dtype
+        draws.append(float(cast.double().mean()) * factor)
+    mean = torch.tensor(draws, dtype=torch.float64)
+    standard_error = float(mean.std()) / len(draws) ** 0.5
+    assert abs(float(mean.mean()) - float(x[0, 0])) < 4 * standard_error
 
 
 def test_the_same_seed_and_step_draw_the_same_bits(engines: Any, layer: nn.ModuleDict) -> None:

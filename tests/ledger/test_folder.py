@@ -183,6 +183,19 @@ def test_resuming_appends_after_dropping_the_rows_of_later_steps(tmp_path):
     assert json.loads((folder.path / "config.json.1").read_text()) == {"seed": 1}
 
 
+def test_a_resumed_run_keeps_the_earlier_configuration_once_however_often_it_writes_its_own(tmp_path):
+    folder = RunFolder(tmp_path, "C")
+    folder.write_config({"seed": 1, "hits": {}})
+    folder.close()
+    folder = RunFolder(tmp_path, "C", resume_step=2)
+    folder.write_config({"seed": 2, "hits": {}})
+    folder.write_config({"seed": 2, "hits": {"policy": 3}})
+    folder.close()
+    assert sorted(path.name for path in folder.path.glob("config.json*")) == ["config.json", "config.json.1"]
+    assert json.loads((folder.path / "config.json.1").read_text()) == {"seed": 1, "hits": {}}
+    assert json.loads((folder.path / "config.json").read_text()) == {"seed": 2, "hits": {"policy": 3}}
+
+
 def test_resuming_drops_a_last_line_that_a_crash_cut_short(tmp_path):
     folder = RunFolder(tmp_path, "C")
     folder.write_energy([row(1)])

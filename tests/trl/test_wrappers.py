@@ -107,7 +107,10 @@ def test_gpt2_layers_are_adopted_under_their_names_and_its_embeddings_are_not(wo
         assert len(names) == 2 * 4 + 1 and "lm_head" in names
         c_fc = next(layer for layer in engine.layers if layer.name == "transformer.h.0.mlp.c_fc")
         assert (c_fc.in_features, c_fc.out_features) == (64, 256)
-        assert {item.name for item in engine.left_out} == {"transformer.wte", "transformer.wpe"}
+        left_out = {(item.name, item.reason) for item in engine.left_out}
+        assert {name for name, reason in left_out if reason == "embedding"} == {"transformer.wte", "transformer.wpe"}
+        assert ("transformer.h.0.attn", "attention products and KV cache") in left_out
+        assert {reason for _, reason in left_out} == {"embedding", "norm", "attention products and KV cache"}
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
