@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mx_plugin.errors import LedgerError
 from mx_plugin.execution.phases import EVAL
 from mx_plugin.interfaces import Meter
 from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table, summarise
@@ -188,8 +189,13 @@ class Books:
             self._book(self.ledger.stop(self.step + 1))
             self._write_config()
         except Exception:
-            log.exception("the books could not be closed after an error in training")
+            log.exception("the books could not be completed after an error in training")
         log.warning("training ended after step %d with %s: %s", self.step, type(error).__name__, error)
+        try:
+            if self.folder is not None:
+                self.folder.close()  # which ``close`` then finds done: rows lost to a full disk are no new error
+        except LedgerError as lost:
+            log.warning("%s", lost)
 
     def close(self) -> None:
         """Close meters and files.

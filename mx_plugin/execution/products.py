@@ -31,7 +31,7 @@ Park, "Training LLMs with MXFP4", 2025, algorithm 1). The scale that ``floor`` g
 
 @dataclass(frozen=True)
 class Keys:
-    """Names the random stream of one layer: ``step`` and ``call`` tell draws apart."""
+    """Names the random stream of one layer: ``step`` and (in backward) ``call`` tell draws apart."""
 
     seed: int
     layer: str
@@ -110,7 +110,8 @@ class MXLinearFunction(torch.autograd.Function):
     ) -> torch.Tensor:
         call = caster.call
         caster.call += 1
-        w, a, factor = caster.operands(caster.formats.forward, "forward", call, (weight, -1), (x, -1))
+        # Not by call: a checkpoint computes this forward a second time, and must draw the same bits.
+        w, a, factor = caster.operands(caster.formats.forward, "forward", 0, (weight, -1), (x, -1))
         if compute is not None:
             w, a, bias = w.to(compute), a.to(compute), None if bias is None else bias.to(compute)
         y = F.linear(a, w, bias if factor == 1.0 else None)

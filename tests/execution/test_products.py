@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mx_plugin import fake_quantize
 from mx_plugin.execution.phases import TRACKER
@@ -153,3 +154,28 @@ def test_autocast_multiplies_in_its_dtype(engines: Any, model: TwoLayers, x: tor
     y.float().sum().backward()
     assert model.up.weight.grad.dtype == torch.float32
     assert TRACKER.phase == "gradient"
+
+
+@pytest.mark.parametrize("forward", [{"rounding": "stochastic"}, {"hadamard": True}])
+def test_a_checkpointed_forward_draws_the_same_bits_when_it_is_recomputed(
+    engines: Any, forward: dict[str, Any]
+) -> None:
+    """Gradients of another draw than the one that made the loss would be gradients of another function."""
+    x, dy = tensors()
+    gradients = []
+    for checkpointed in (False, True):
+        torch.manual_seed(3)
+        layers = nn.ModuleDict({"up": nn.Linear(64, 64), "down": nn.Linear(64, 48)})
+        products = {"forward": {"format": "MXFP4/MXFP4", **forward}, "dgrad": "MXFP8/MXFP8", "wgrad": "MXFP8/MXFP8"}
+        engine = engines(policy(products), {"policy": layers})
+
+        def both(x: torch.Tensor, layers: nn.ModuleDict = layers) -> torch.Tensor:
+            y: torch.Tensor = layers["down"](torch.tanh(layers["up"](x)))
+            return y
+
+        y = checkpoint(both, x, use_reentrant=False) if checkpointed else both(x)
+        y.backward(dy)
+        gradients.append([parameter.grad for parameter in layers.parameters()])
+        engine.restore()
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)

@@ -91,7 +91,8 @@ def test_a_disabled_plugin_is_named_when_its_backend_is_asked_for(site: Any) -> 
 def test_even_the_core_can_be_disabled(site: Any) -> None:
     done = site.mx_plugin("doctor", MX_PLUGIN_DISABLE="core")
     assert done.returncode == 2
-    assert "unknown command 'doctor': no command is installed. Disabled: core" in done.stderr
+    assert "unknown command 'doctor'" in done.stderr
+    assert "Disabled: core" in done.stderr
 
 
 def test_trace_prints_each_import_and_each_hook_call(site: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,25 @@ def test_an_interruption_by_the_user_restores_too(make_ppo: Callable[..., Any], 
         with pytest.raises(KeyboardInterrupt):
             interrupted.train()
     assert state_of(trainer) == state_of(plain)
+
+
+def test_a_disk_that_is_full_does_not_hide_why_training_ended(
+    make_ppo: Callable[..., Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    callback = MXCallback(policy="A", output_dir=tmp_path)
+
+    def no_room(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class FullDiskThenInterrupt(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            for file in callback.session.books.folder._files:
+                file._write = no_room
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_ppo(tmp_path, [callback, FullDiskThenInterrupt()]).train()
+    assert "rows of energy.csv" in caplog.text
 
 
 @pytest.mark.parametrize("phase", ["rollout", "eval/rollout", "gradient"])
