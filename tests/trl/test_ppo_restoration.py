@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
