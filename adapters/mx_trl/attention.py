@@ -47,13 +47,21 @@ def _hook(role: str, add: Callable[[Work], None]) -> Callable[..., None]:
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
         keys, positions = _keys(module, queries, kwargs)
         macs = 2 * batch * heads * queries * keys * head_dim
-        if torch.is_grad_enabled() and hidden.requires_grad:
-            macs *= 3
         kv_bytes = 2 * batch * key_heads * head_dim * positions * hidden.element_size()
         dtype = str(hidden.dtype).removeprefix("torch.")
         add(Work(role, ATTENTION, dtype, macs=macs, kv_bytes=kv_bytes))
+        if hidden.requires_grad:
+            _at_backward(output, add, Work(role, ATTENTION, dtype, macs=2 * macs))
 
     return count
+
+
+@torch.compiler.disable
+def _at_backward(output: Any, add: Callable[[Work], None], work: Work) -> None:
+    """Add ``work`` when backward reaches the output: once, though a checkpoint runs the forward twice."""
+    mixed = output[0] if isinstance(output, tuple) else output
+    if isinstance(mixed, torch.Tensor) and mixed.requires_grad:
+        mixed.register_hook(lambda _: add(work))
 
 
 def _keys(module: Any, queries: int, kwargs: Mapping[str, Any]) -> tuple[int, int]:
