@@ -31,8 +31,7 @@ class Books:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self.meters = self._make_meters()
-        self.ledger = Ledger(self.meters, session.engine.collect)
+        self.ledger = Ledger(self._make_meters(), session.engine.collect)
         self.folder: RunFolder | None = None
         self.measured: dict[str, float] = {}
         """Measured in the step in progress, by key in the trainer's log."""
@@ -94,7 +93,7 @@ class Books:
                 "unbooked": [dict(zip(("role", "phase", "layer"), place, strict=True)) for place in engine.unbooked()],
                 "phases": {"logprobs_of_policy": session.roles.logprob_phase, "scoring": engine.policy_scoring},
                 "backend": engine.backend.name,
-                "meters": [dict(meter.describe()) for meter in self.meters],
+                "meters": self.ledger.describe_meters(),
                 "seed": engine.seed,
                 "versions": _versions(),
             }

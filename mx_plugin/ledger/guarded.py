@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ..interfaces import Measurement, Meter, Work
 
@@ -39,19 +41,26 @@ class GuardedMeter:
             return Measurement(None, self.source, why=self._why)
         self._open = False
         try:
-            measured = self.meter.end_window(window)
-            self.source = measured.source
+            measured = self._plausible(self.meter.end_window(window))
         except Exception as error:
             return Measurement(None, self.source, why=self._failed("end_window", error))
-        return self._plausible(measured)
+        self.source = measured.source
+        return measured
 
     def estimate(self, work: Work) -> Measurement | None:
         """The meter's estimate, None where it only measures; a failure reads as unknown joules."""
         try:
             estimated = self.meter.estimate(work)
+            return None if estimated is None else self._plausible(estimated)
         except Exception as error:
             return Measurement(None, self.source, estimated=True, why=self._failed("estimate", error))
-        return None if estimated is None else self._plausible(estimated)
+
+    def describe(self) -> Mapping[str, Any]:
+        """The meter's own description, or why it gave none."""
+        try:
+            return dict(self.meter.describe())
+        except Exception as error:
+            return {"meter": self.meter.name, "why": self._failed("describe", error)}
 
     def close(self) -> None:
         try:
@@ -60,6 +69,8 @@ class GuardedMeter:
             self._failed("close", error)
 
     def _plausible(self, measured: Measurement) -> Measurement:
+        if not isinstance(measured, Measurement):
+            raise TypeError(f"it returned {measured!r:.80}, not a Measurement")
         joules = measured.joules
         if joules is None or (math.isfinite(joules) and joules >= 0.0):
             return measured

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import LedgerError
 from ..interfaces import Measurement, Meter, Work
@@ -158,6 +159,10 @@ class Ledger:
             phase, self._phase = self._phase, None
             self._close(phase)
             return self._take_rows(step)
+
+    def describe_meters(self) -> list[Mapping[str, Any]]:
+        """What each meter says of itself, for config.json."""
+        return [meter.describe() for meter in self._meters]
 
     def close(self) -> None:
         """Close the meters. Rows of a window that is still open are lost: call ``stop`` first."""

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mx_plugin.errors import LedgerError
-from mx_plugin.interfaces import Work
+from mx_plugin.interfaces import Measurement, Meter, Work
 from mx_plugin.ledger import ALL, EnergyRow, Ledger
 
 FORWARD = Work("policy", "MXFP4/MXFP8", "float32", macs=1000, weight_bytes=64, activation_bytes=32, kv_bytes=4)
@@ -301,6 +301,30 @@ def test_joules_that_are_no_energy_read_unknown(clock, executed, make_counter, w
     clock.passes(1.0)
     (row,) = ledger.stop(1)
     assert row.joules is None and "not an energy" in ledger.reasons["counter"]
+
+
+@pytest.mark.parametrize("answer", [None, 3.0, Measurement("much", "odd")])  # type: ignore[arg-type]
+def test_a_meter_that_answers_with_something_else_never_reaches_the_training_loop(clock, executed, answer):
+    class Odd(Meter):
+        name = "odd"
+
+        def end_window(self, name):
+            return answer
+
+        def estimate(self, work):
+            return answer if answer is not None else 3.0
+
+        def describe(self):
+            raise OSError("no table")
+
+    ledger = Ledger([Odd()], executed, clock)
+    ledger.start("rollout")
+    executed.add(Work("policy", "MXFP4/MXFP8", "float32", macs=5))
+    rows = ledger.stop(1)
+    assert [row.joules for row in rows] == [None, None]
+    assert "odd" in ledger.reasons["odd"]
+    [described] = ledger.describe_meters()
+    assert described["meter"] == "odd" and "no table" in described["why"]
 
 
 def test_switches_from_several_threads_lose_no_time_and_keep_the_pairs(executed, make_counter):
