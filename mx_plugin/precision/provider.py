@@ -104,6 +104,7 @@ class PolicyProvider(Provider):
     def describe(self) -> Mapping[str, Any]:
         """The policy in full, and what it passes over in this run."""
         plain: dict[str, Any] = {
+            "name": self.policy.name,
             "provider": type(self).__name__,
             "source": self.policy.source,
             "policy": self.policy.to_dict(),

@@ -176,6 +176,10 @@ def test_a_rule_that_matches_no_layer_is_refused_with_the_nearest(pattern: str) 
     )
 
 
+def test_it_says_its_policys_name_by_which_run_folders_are_called() -> None:
+    assert started(with_rules()).describe()["name"] == with_rules().name
+
+
 def test_an_exclude_pattern_that_matches_no_layer_is_refused() -> None:
     with pytest.raises(PolicyError, match=r"names exclude '\*\.router', which matches no adopted layer"):
         started(with_rules(exclude=("*.router", "transformer.h.0")))
