@@ -26,9 +26,11 @@ class Pack:
 
 
 class PackedWeights:
-    """All packed copies of one layer. ``on_pack(layer, product)`` is told of each repacking."""
+    """All packed copies of one layer. ``on_pack(layer, product, dtype)`` is told of each repacking."""
 
-    def __init__(self, layer: AdoptedLayer, backend: Backend, on_pack: Callable[[AdoptedLayer, Product], None]) -> None:
+    def __init__(
+        self, layer: AdoptedLayer, backend: Backend, on_pack: Callable[[AdoptedLayer, Product, torch.dtype], None]
+    ) -> None:
         self.layer = layer
         self.backend = backend
         self.on_pack = on_pack
@@ -47,7 +49,7 @@ class PackedWeights:
             pack = self._packs[key] = Pack(self.backend, weight, *key)
             if self._fingerprint is None:
                 self._fingerprint = Fingerprint(weight)
-            self.on_pack(self.layer, product)
+            self.on_pack(self.layer, product, self.backend.product_dtype(weight.dtype))
         return pack
 
     def drop(self) -> None:

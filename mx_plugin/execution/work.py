@@ -43,10 +43,10 @@ class Collector:
             self._book(layer, tally)
         self._notes[id(tally)] = (formats, pack)
 
-    def packed(self, layer: AdoptedLayer, product: Product) -> None:
-        """A weight was packed: its casts are work of the phase that needed it."""
+    def packed(self, layer: AdoptedLayer, product: Product, dtype: torch.dtype) -> None:
+        """A weight was packed for products in ``dtype``: its casts are work of the phase that needed it."""
         weight = layer.weight
-        total = self._sums[(layer.role, str(product), dtype_name(weight.dtype))]
+        total = self._sums[(layer.role, str(product), dtype_name(dtype))]
         total.cast_elements += weight.numel()
         total.weight_bytes += weight.numel() * weight.element_size()
 
