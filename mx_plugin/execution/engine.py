@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
-from ..errors import UnhitLayersError
+from ..errors import PolicyError, UnhitLayersError
 from ..formats import fake_quantize
 from ..interfaces import Backend, Provider, Work
 from ..precision.formats import LayerFormats
+from ..precision.patterns import matches, nearest_layer
 from . import phases
 from .adoption import LeftOut, select
 from .freshness import WriteWatch
@@ -38,7 +38,8 @@ class Engine:
 
     Args:
         provider: chooses the formats.
-        backend: executes them, unless ``backends`` (layer pattern -> backend) names another.
+        backend: executes them, unless ``backends`` (layer pattern or prefix -> backend; the first that
+            matches) names another.
         seed: of stochastic rounding.
         policy_scoring: formats of policy passes without gradients outside generation:
             ``gradient`` or ``rollout``.
@@ -83,11 +84,12 @@ class Engine:
 
         Raises:
             AdoptionError: nothing to adopt, or a layer that another engine has adopted.
-            PolicyError: the provider's rules do not fit these layers.
+            PolicyError: the provider's rules, or the patterns of ``backends``, do not fit these layers.
         """
         from ..plugins import layer_types
 
         layers, self.left_out = select(roots, layer_types())
+        self._check_backends([layer.name for layer in layers])
         self.provider.start([layer.info for layer in layers])
         self.layers = layers
         self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
@@ -261,9 +263,14 @@ class Engine:
         self._casters.append(caster)
         return caster
 
+    def _check_backends(self, names: Sequence[str]) -> None:
+        for pattern in self.backends:
+            if not any(matches(pattern, name) for name in names):
+                raise PolicyError(f"backends: {pattern!r} matches no adopted layer: {nearest_layer(pattern, names)}")
+
     def _backend_of(self, layer: AdoptedLayer) -> Backend:
         for pattern, backend in self.backends.items():
-            if fnmatchcase(layer.name, pattern):
+            if matches(pattern, layer.name):
                 return backend
         return self.backend
 

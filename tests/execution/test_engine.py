@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mx_plugin import fake_quantize, quantize
-from mx_plugin.errors import AdoptionError, UnhitLayersError
+from mx_plugin import fake_quantize, get_backend, quantize
+from mx_plugin.errors import AdoptionError, PolicyError, UnhitLayersError
 
 from .conftest import C_LIKE, TwoLayers
 
@@ -275,3 +275,22 @@ def test_checkpointing_counts_the_recomputed_forward_but_backward_once(
         once = 5 * (2 * 64 * 48 + 64 * 10)
         assert sum(w.macs for w in engine.collect()) == 2 * once + 2 * once
         engine.restore()
+
+
+# ---------------------------------------------------------------------------- backends by layer
+
+
+def test_a_backend_may_be_named_for_some_layers_by_a_pattern_or_a_prefix(engines: Any, model: TwoLayers) -> None:
+    reference = get_backend("reference")
+    x = torch.randn(2, 64)
+    nested = nn.ModuleDict({"net": model})
+    engine = engines(C_LIKE, {"policy": nested}, backends={"*.up": get_backend("reference"), "net": reference})
+    with engine.phase("rollout"), torch.no_grad():
+        model(x)
+    assert reference.counters().linear_calls == 1 + 1  # down and lm_head: the first pattern took up
+
+
+def test_a_pattern_for_a_backend_that_matches_no_layer_is_refused(engines: Any, model: TwoLayers) -> None:
+    with pytest.raises(PolicyError, match=r"backends: 'upp' matches no adopted layer: did you mean 'up'\?"):
+        engines(C_LIKE, {"policy": model}, backends={"upp": get_backend("reference")})
+    assert type(model.up) is nn.Linear
