@@ -38,6 +38,7 @@ class Session:
         self.config: MXConfig = callback.config
         self.trainer = trainer
         self._stack = ExitStack()
+        self._backends: dict[str, Backend] = {}
         self._measured_step: int | None = None
         self._first_step_checked = False
 
@@ -92,9 +93,11 @@ class Session:
                 self.books.abandon(error)
 
     def _backend(self, name: str) -> Backend:
-        backend: Backend = get_backend(name)
-        self._stack.callback(backend.close)
-        return backend
+        """One of each name: a board can be opened once."""
+        if name not in self._backends:
+            self._backends[name] = get_backend(name)
+            self._stack.callback(self._backends[name].close)
+        return self._backends[name]
 
     def _policy_scoring(self) -> str:
         """PPO with PEFT scores its reference on the policy: it must match the sampler's formats."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mx_plugin.config import MXConfig
-from mx_trl.session import backend_name
+from mx_trl.session import Session, backend_name
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", "cpu"), ("cuda:0", "reference"), ("mps", "reference")])
@@ -19,3 +19,19 @@ def test_auto_follows_the_trainers_device(device: str, expected: str) -> None:
 
 def test_a_backend_that_was_named_is_taken() -> None:
     assert backend_name(MXConfig(backend="acme"), SimpleNamespace()) == "acme"
+
+
+def test_patterns_that_name_the_same_backend_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A board has one serial port: it can be opened once."""
+    opened: list[str] = []
+
+    def open_backend(name: str) -> SimpleNamespace:
+        opened.append(name)
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr("mx_trl.session.get_backend", open_backend)
+    config = MXConfig(backend="acme", backends=["*.q_proj=acme", "*.k_proj=board", "*.v_proj=board"])
+    session = Session(SimpleNamespace(config=config), SimpleNamespace())
+    made = [session._backend(name) for name in ("acme", *config.backend_patterns().values())]
+    assert opened == ["acme", "board"]
+    assert made[0] is made[1] and made[2] is made[3]
