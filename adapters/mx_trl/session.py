@@ -17,7 +17,7 @@ from mx_plugin.precision import PolicyProvider, load_policy
 
 from .attention import counting_attention
 from .books import Books
-from .gate import MismatchProbe
+from .gate import MismatchError, MismatchProbe
 from .generation import backward_phase, evaluation_phase, rollout_phase
 from .roles import find_roles
 from .writers import peft_writes, reference_syncs, refuse_reentrant_checkpointing
@@ -117,6 +117,7 @@ class Session:
     def begin(self, state: TrainerState) -> None:
         """on_train_begin: the step is known (resumed or not), so the run folder can be opened."""
         self.engine.advance(state.global_step)
+        self.books.step = state.global_step
         if state.is_world_process_zero:
             self.books.open_folder(state.global_step)
         self._warn_of_precomputed_reference()
@@ -170,16 +171,24 @@ class Session:
         kl_due = kl_every and (step % kl_every == 0 or step + 1 >= (self.trainer.state.max_steps or 0))
         if not due and not kl_due:
             return
-        sample = probe.sample(model, args, kwargs, output)
-        if sample is None:
-            self.books.warn_once(
-                "mismatch", "mismatch is not measured: this generation's output has a form that cannot be re-scored"
+        try:
+            sample = probe.sample(model, args, kwargs, output)
+            if sample is None:
+                self.books.warn_once(
+                    "mismatch", "mismatch is not measured: this generation's output has a form that cannot be re-scored"
+                )
+                return
+            if due:
+                self.books.measured.update(probe.measure(sample))
+            if kl_due:
+                self.books.measured.update(probe.unquantised_kl(sample))
+        except MismatchError:
+            raise
+        except Exception as error:  # a model whose forward takes other arguments must still train
+            self.probe = None
+            log.warning(
+                "mismatch is not measured in this run: re-scoring failed with %s: %s", type(error).__name__, error
             )
-            return
-        if due:
-            self.books.measured.update(probe.measure(sample))
-        if kl_due:
-            self.books.measured.update(probe.unquantised_kl(sample))
 
 
 def backend_name(config: MXConfig, trainer: Any) -> str:

@@ -93,12 +93,31 @@ class Engine:
         self.provider.start([layer.info for layer in layers])
         self.layers = layers
         self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
+        self._warn_of_unmatched_reference()
         for layer in layers:
             self._packs[id(layer)] = PackedWeights(layer, self._backend_of(layer), self.work.packed)
-            layer.wear()
         self._watch = WriteWatch(roots.values(), self._trained, self.invalidate)
         TRACKER.subscribe(self.enter)
+        try:
+            for layer in layers:
+                layer.wear()
+        except BaseException:
+            self.restore()
+            raise
         TRACKER.rest()
+
+    def _warn_of_unmatched_reference(self) -> None:
+        """A reference of another architecture has no layer of the policy to match."""
+        if self.reference != "match" or not self._policy_names:
+            return
+        alone = [x.name for x in self.layers if x.role == "reference" and x.name not in self._policy_names]
+        if alone:
+            log.warning(
+                "%d reference layers (%s, ...) have no namesake in the policy: they take their own 'reward' formats "
+                "instead of matching the policy's log-probs, so KL need not start at 0",
+                len(alone),
+                alone[0],
+            )
 
     def restore(self) -> None:
         """Give every module its class back and forget all packed weights; idempotent."""

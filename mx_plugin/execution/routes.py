@@ -85,7 +85,7 @@ class PackedRoute:
         self.tally = tally
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bound(x, self.parameters["bias"])
+        y = self.bound(x, self.parameters.get("bias"))
         dtype = autocast_dtype(x)
         if dtype is not None:
             y = y.to(dtype)
@@ -112,7 +112,7 @@ class GradientRoute:
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         weight = self.layer_type.weight(self.module)
-        bias = self.module._parameters["bias"]
+        bias = self.module._parameters.get("bias")
         tally = self.tally
         tally.calls += 1
         tally.rows += x.numel() // self.in_features

@@ -294,3 +294,59 @@ def test_a_pattern_for_a_backend_that_matches_no_layer_is_refused(engines: Any, 
     with pytest.raises(PolicyError, match=r"backends: 'upp' matches no adopted layer: did you mean 'up'\?"):
         engines(C_LIKE, {"policy": model}, backends={"upp": get_backend("reference")})
     assert type(model.up) is nn.Linear
+
+
+def test_an_adoption_that_fails_half_way_is_taken_back(model: TwoLayers, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mx_plugin import get_backend
+    from mx_plugin.execution.engine import Engine
+    from mx_plugin.execution.layer import AdoptedLayer
+    from mx_plugin.precision import PolicyProvider
+
+    from .conftest import make_policy
+
+    wear = AdoptedLayer.wear
+
+    def wear_but_not_down(layer: AdoptedLayer) -> None:
+        if layer.name == "down":
+            raise RuntimeError("no")
+        wear(layer)
+
+    monkeypatch.setattr(AdoptedLayer, "wear", wear_but_not_down)
+    engine = Engine(PolicyProvider(make_policy(**C_LIKE)), get_backend("reference"))
+    with pytest.raises(RuntimeError, match="no"):
+        engine.adopt({"policy": model})
+    assert type(model.up) is nn.Linear
+
+
+def test_a_layer_type_without_a_bias_parameter_runs_in_its_formats(x: torch.Tensor) -> None:
+    from mx_plugin import get_backend
+    from mx_plugin.execution.engine import Engine
+    from mx_plugin.execution.layer_types import LayerType
+    from mx_plugin.precision import PolicyProvider
+
+    from .conftest import make_policy
+
+    class Unbiased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.randn(48, 64, generator=torch.Generator().manual_seed(2)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x @ self.weight.T
+
+    model = nn.ModuleDict({"only": Unbiased()})
+    engine = Engine(PolicyProvider(make_policy(**C_LIKE)), get_backend("reference"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mx_plugin.plugins.layer_types", lambda: [LayerType(Unbiased)])
+        engine.adopt({"policy": model})
+    with engine, engine.phase("rollout"), torch.no_grad():
+        w = quantize(model["only"].weight.detach(), "MXFP4", scale_rule="rceil").dequantize()
+        expected_y = fake_quantize(x, "MXFP8", scale_rule="rceil") @ w.T
+        torch.testing.assert_close(model["only"](x), expected_y)
+
+
+def test_a_reference_of_another_architecture_is_pointed_out(
+    engines: Any, model: TwoLayers, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines(C_LIKE, {"policy": model, "reference": nn.ModuleDict({"other": nn.Linear(64, 64)})})
+    assert "1 reference layers (other, ...) have no namesake in the policy" in caplog.text
