@@ -204,10 +204,11 @@ def make_provider(config: MXConfig) -> Provider:
 
     Raises:
         PolicyError: no such policy; policy D without a matrix or ``max_cost``.
+        PluginError: a plugin's provider does not take an option that was given.
     """
+    options: dict[str, Any] = {"sensitivity_matrix": config.sensitivity_matrix, "max_cost": config.max_cost}
     if config.policy in providers():
-        provider: Provider = get_provider(config.policy)
+        given = {name: value for name, value in options.items() if value is not None}
+        provider: Provider = get_provider(config.policy, **given)
         return provider
-    return PolicyProvider(
-        load_policy(config.policy, sensitivity_matrix=config.sensitivity_matrix, max_cost=config.max_cost)
-    )
+    return PolicyProvider(load_policy(config.policy, **options))
