@@ -15,6 +15,7 @@ import pluggy
 if TYPE_CHECKING:
     import argparse
 
+    from .bench import Rows
     from .execution.layer_types import LayerType
     from .interfaces import Check
 
@@ -40,6 +41,19 @@ class RegisterCommand(Protocol):
         name: str,
         add_arguments: Callable[[argparse.ArgumentParser], None],
         run: Callable[[argparse.Namespace], int],
+        *,
+        summary: str = "",
+    ) -> None: ...
+
+
+class RegisterBench(Protocol):
+    """``register(name, rows, add_arguments=None, *, summary="")``."""
+
+    def __call__(
+        self,
+        name: str,
+        rows: Rows,
+        add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
         *,
         summary: str = "",
     ) -> None: ...
@@ -112,4 +126,14 @@ def mx_register_commands(register: RegisterCommand) -> None:
     """Register subcommands of ``mx-plugin``: ``register(name, add_arguments, run)``.
 
     ``add_arguments(parser)`` fills an argparse parser; ``run(namespace)`` returns an exit status.
+    """
+
+
+@hookspec
+def mx_register_benches(register: RegisterBench) -> None:
+    """Register benches of ``mx-plugin bench``: ``register(name, rows, add_arguments)``.
+
+    ``rows(bench)`` is a generator of :class:`mx_plugin.bench.Row`; ``bench`` is a
+    :class:`mx_plugin.bench.Bench`. ``add_arguments(parser)``, which may be left out, adds options of
+    its own to the command. Rows of all plugins stand in one table.
     """

@@ -20,6 +20,7 @@ from .plugin_host import PluginHost, version_mismatch
 from .plugin_record import PluginRecord
 
 if TYPE_CHECKING:
+    from .bench import Rows
     from .execution.layer_types import LayerType
     from .interfaces import Backend, Check, Meter, Provider
 
@@ -63,6 +64,17 @@ class Command:
     plugin: PluginRecord
 
 
+@dataclass(frozen=True)
+class RegisteredBench:
+    """A bench of ``mx-plugin bench``."""
+
+    name: str
+    rows: Rows
+    add_arguments: Callable[[argparse.ArgumentParser], None] | None
+    summary: str
+    plugin: PluginRecord
+
+
 _lock = RLock()
 _the_host: PluginHost | None = None
 
@@ -102,7 +114,7 @@ def plugin_report() -> list[PluginRecord]:
     Asks for everything but layer types: their classes may need frameworks, so they are listed once a
     model has been adopted or :func:`layer_types` was called.
     """
-    for ask in (providers, backends, meters, boards, judges, checks, commands):
+    for ask in (providers, backends, meters, boards, judges, checks, commands, benches):
         ask()
     return list(_host().records)
 
@@ -151,6 +163,11 @@ def commands() -> Mapping[str, Command]:
     return _host().registry("commands", _register_command)
 
 
+def benches() -> Mapping[str, RegisteredBench]:
+    """Benches of ``mx-plugin bench`` by name, in the order in which they were registered."""
+    return _host().registry("benches", _register_bench)
+
+
 def _factories(kind: str) -> Mapping[str, Registration]:
     return _host().registry(kind, _register_factory)
 
@@ -197,6 +214,23 @@ def _register_command(record: PluginRecord, found: list[Command]) -> Callable[..
         _check_callable(name, "add_arguments", add_arguments)
         _check_callable(name, "run", run)
         found.append(Command(name, add_arguments, run, summary, record))
+
+    return register
+
+
+def _register_bench(record: PluginRecord, found: list[RegisteredBench]) -> Callable[..., None]:
+    def register(
+        name: str,
+        rows: Rows,
+        add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+        *,
+        summary: str = "",
+    ) -> None:
+        _check_name(name)
+        _check_callable(name, "rows", rows)
+        if add_arguments is not None:
+            _check_callable(name, "add_arguments", add_arguments)
+        found.append(RegisteredBench(name, rows, add_arguments, summary, record))
 
     return register
 

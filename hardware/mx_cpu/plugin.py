@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mx_plugin.hookspecs import RegisterCommand, RegisterFactory, hookimpl
+from mx_plugin.hookspecs import RegisterBench, RegisterCommand, RegisterFactory, hookimpl
 
 if TYPE_CHECKING:
+    from mx_plugin.bench import Bench, Row
     from mx_plugin.check import Check
     from mx_plugin.interfaces import Backend
 
@@ -34,9 +35,46 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
     """``mx-plugin bench``."""
-    register(
-        "bench", _add_bench_arguments, _run_bench, summary="measure casts and linear layers against copy_ and bf16"
-    )
+    register("bench", _add_bench_arguments, _run_bench, summary="measure speed against plain torch, in alternated runs")
+
+
+@hookimpl
+def mx_register_benches(register: RegisterBench) -> None:
+    """What needs torch only; adapters add what needs a framework."""
+    register("cast", _cast, summary="casts against copy_, in bytes moved")
+    register("linear", _linear, _add_linear_arguments, summary="linear layers against bf16")
+    register("train", _train, summary="forward and backward of a layer, all MXFP8")
+    register("overhead", _overhead, summary="Python's part in a call")
+
+
+def _cast(bench: Bench) -> Iterator[Row]:
+    from .bench.casts import cast_rows
+
+    return cast_rows(bench)
+
+
+def _linear(bench: Bench) -> Iterator[Row]:
+    from .bench.linears import linear_rows
+
+    return linear_rows(bench)
+
+
+def _add_linear_arguments(parser: argparse.ArgumentParser) -> None:
+    from .bench.linears import add_arguments
+
+    add_arguments(parser)
+
+
+def _train(bench: Bench) -> Iterator[Row]:
+    from .bench.training import train_rows
+
+    return train_rows(bench)
+
+
+def _overhead(bench: Bench) -> Iterator[Row]:
+    from .bench.overhead import overhead_rows
+
+    return overhead_rows(bench)
 
 
 def _add_bench_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,1 +1,1 @@
-"""``mx-plugin bench``: what the native kernels reach, beside plain bf16, a copy and the memory's bandwidth."""
+"""``mx-plugin bench``: what the native kernels reach, beside plain torch, peers and the memory's bandwidth."""

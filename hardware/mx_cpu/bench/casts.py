@@ -7,10 +7,12 @@ from functools import partial
 
 import torch
 
+from mx_plugin import get_backend
+from mx_plugin.bench import Bench, Row, Run
 from mx_plugin.formats import StochasticKey, get_format
 from mx_plugin.interfaces import Backend
 
-from .timing import Effort, Row, Run, medians
+from .peers import cast_peers
 
 SIZE = 4096
 
@@ -23,32 +25,48 @@ TARGETS = {
 """(target, stretch) by dtype and what is run."""
 
 
-def cast_rows(backend: Backend, effort: Effort) -> Iterator[Row]:
+def cast_rows(bench: Bench, size: int = SIZE) -> Iterator[Row]:
     """Packing (into fresh memory) and fake quantisation (into a buffer), along the last dimension and the first."""
+    backend = get_backend(bench.backend)
+    try:
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.randn(size, size).to(dtype)
+            runs, moved = _runs(backend, x)
+            for peer in cast_peers(bench):
+                runs[peer.name] = partial(peer.cast, x)
+                moved[peer.name] = x.nbytes + x.numel() * peer.bits / 8
+            yield from _table(bench, x, runs, moved)
+    finally:
+        backend.close()
+
+
+def _runs(backend: Backend, x: torch.Tensor) -> tuple[dict[str, Run], dict[str, float]]:
+    """What is run, and the bytes that each run moves (read and written), by name; the baseline first."""
+    out = torch.empty_like(x)
+    runs: dict[str, Run] = {"copy_": partial(out.copy_, x)}
+    moved = {"copy_": 2.0 * x.nbytes}
+    for fmt in ("MXFP4", "MXFP6", "MXFP8"):
+        for dim, where in ((-1, ""), (0, " dim 0")):
+            packs, fakes = f"quantize {fmt}{where}", f"fake_quantize {fmt}{where}"
+            runs[packs] = partial(backend.quantize, x, fmt, dim, scale_rule="rceil")
+            moved[packs] = x.nbytes + x.numel() * get_format(fmt).bits_per_element / 8
+            runs[fakes] = partial(backend.fake_quantize, x, fmt, dim, scale_rule="rceil", out=out)
+            moved[fakes] = 2.0 * x.nbytes
+    drawn = "fake_quantize MXFP4 stochastic"
     key = StochasticKey(1, 2, 3)
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        x = torch.randn(SIZE, SIZE).to(dtype)
-        out = torch.empty_like(x)
-        runs: dict[str, Run] = {"copy_": partial(out.copy_, x)}
-        moved = {"copy_": 2.0 * x.nbytes}
-        for fmt in ("MXFP4", "MXFP6", "MXFP8"):
-            for dim, where in ((-1, ""), (0, " dim 0")):
-                packs, fakes = f"quantize {fmt}{where}", f"fake_quantize {fmt}{where}"
-                runs[packs] = partial(backend.quantize, x, fmt, dim, scale_rule="rceil")
-                moved[packs] = x.nbytes + x.numel() * get_format(fmt).bits_per_element / 8
-                runs[fakes] = partial(backend.fake_quantize, x, fmt, dim, scale_rule="rceil", out=out)
-                moved[fakes] = 2.0 * x.nbytes
-        drawn = "fake_quantize MXFP4 stochastic"
-        runs[drawn] = partial(
-            backend.fake_quantize, x, "MXFP4", rounding="stochastic", key=key, scale_rule="rceil", out=out
-        )
-        moved[drawn] = 2.0 * x.nbytes
-        seconds = medians(runs, effort)
-        copy = moved["copy_"] / seconds["copy_"]
-        for what, median in seconds.items():
-            target, stretch = TARGETS.get((name, what), (None, None))
-            rate = moved[what] / median
-            yield Row(
-                "cast", f"{name} {SIZE}x{SIZE}", what, median, rate / copy, target, stretch, f"{rate / 1e9:.1f} GB/s"
-            )
+    runs[drawn] = partial(
+        backend.fake_quantize, x, "MXFP4", rounding="stochastic", key=key, scale_rule="rceil", out=out
+    )
+    moved[drawn] = 2.0 * x.nbytes
+    return runs, moved
+
+
+def _table(bench: Bench, x: torch.Tensor, runs: dict[str, Run], moved: dict[str, float]) -> Iterator[Row]:
+    dtype = str(x.dtype).removeprefix("torch.")
+    case = f"{dtype} {x.shape[0]}x{x.shape[1]}"
+    seconds = bench.effort.medians(runs)
+    copy = moved["copy_"] / seconds["copy_"]
+    for what, median in seconds.items():
+        rate = moved[what] / median
+        target, stretch = TARGETS.get((dtype, what), (None, None))
+        yield Row("cast", case, what, median, rate / copy, target, stretch, note=f"{rate / 1e9:.1f} GB/s")

@@ -1,126 +1,188 @@
-"""``mx-plugin bench cast|linear``."""
+"""``mx-plugin bench``: runs the benches that plugins registered, and prints their rows as one table."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import platform
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from mx_plugin import get_backend
-from mx_plugin.errors import MXError
-from mx_plugin.formats import parse_pair
+from mx_plugin import __version__, get_backend, plugins
+from mx_plugin.bench import Bench, BenchUnavailable, Effort, Row
+from mx_plugin.errors import MXError, PluginError
+from mx_plugin.plugins import RegisteredBench
 
-from .casts import cast_rows
-from .linears import linear_rows
-from .timing import Effort, Row, bandwidth
+from .memory import bandwidth, cache_bytes, rotated_bytes
 
-BENCHES = ("cast", "linear")
+SCHEMA = 1
+"""Of ``--json``: ``{"schema", "machine": {...}, "rows": [Row.plain()], "notes": [text]}``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"any of {', '.join(BENCHES)}; default: all")
+    """The command's own options, and those of every bench."""
+    benches = plugins.benches()
+    parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"any of {', '.join(benches)}; default: all")
     parser.add_argument("--backend", default="cpu", help="backend to measure (default: cpu)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="torch threads (default: 2)")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds spent on each measured line (default: 1)")
     parser.add_argument("--cpu-time", action="store_true", help="one thread's processor time: for a busy machine")
-    parser.add_argument("--pairs", default="MXFP4/MXFP8,MXFP8/MXFP8", help="pairs for linear, separated by commas")
-    parser.add_argument("--rows", default="1,4,16,32,64,128,512", help="numbers of activation rows for linear")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    for bench in benches.values():
+        _add_own(bench, parser)
+    lines = [f"{bench.name}: {bench.summary}" for bench in benches.values() if bench.summary]
+    parser.epilog = " | ".join(lines)
+
+
+def _add_own(bench: RegisteredBench, parser: argparse.ArgumentParser) -> None:
+    if bench.add_arguments is None:
+        return
+    try:
+        bench.add_arguments(parser)
+    except argparse.ArgumentError as error:
+        raise PluginError(f"bench {bench.name!r} ({bench.plugin}) adds an option that exists: {error}") from error
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measure and print; the exit status does not depend on what was measured."""
-    chosen = arguments.benches or list(BENCHES)
-    unknown = [name for name in chosen if name not in BENCHES]
-    if unknown:
-        raise MXError(f"unknown bench {unknown[0]!r}; valid: {', '.join(BENCHES)}")
-    pairs = tuple(str(parse_pair(pair)) for pair in arguments.pairs.split(","))
-    rows = _numbers(arguments.rows)
-    if arguments.cpu_time and arguments.threads != 1:
-        raise MXError(f"--cpu-time measures one thread, --threads is {arguments.threads}: add --threads 1")
+    """Measure and print; the exit status does not depend on what was measured.
+
+    Raises:
+        PluginError: an unknown bench or backend.
+        BenchUnavailable: a bench that was asked for by name cannot run here.
+        MXError: arguments that do not fit together.
+    """
+    chosen = _chosen(arguments.benches, plugins.benches())
+    _check(arguments)
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
         machine = _machine(arguments.backend)
-        lines = []
+        bench = Bench(
+            arguments=arguments,
+            backend=arguments.backend,
+            effort=Effort(arguments.budget, time.thread_time if arguments.cpu_time else time.perf_counter),
+            read_bytes_per_s=machine["read_bytes_per_s"],
+            rotated_bytes=machine["rotated_bytes"],
+        )
+        _warn_if_busy(machine)
         if not arguments.json:
             print(_headline(machine))
-        for row in _measure(chosen, arguments, pairs, rows, float(str(machine["read_bytes_per_s"]))):
-            lines.append(row)
+        rows = []
+        for row in _measured(chosen, bench, named=bool(arguments.benches)):
+            rows.append(row.plain())
             if not arguments.json:
                 print(_text(row), flush=True)
     finally:
         torch.set_num_threads(before)
     if arguments.json:
-        print(json.dumps({"machine": machine, "rows": [row.plain() for row in lines]}, indent=2))
+        print(json.dumps({"schema": SCHEMA, "machine": machine, "rows": rows, "notes": bench.notes}, indent=1))
     return 0
 
 
-def _measure(
-    chosen: list[str], arguments: argparse.Namespace, pairs: tuple[str, ...], rows: tuple[int, ...], read_rate: float
-) -> Iterator[Row]:
-    effort = Effort(arguments.budget, time.thread_time if arguments.cpu_time else time.perf_counter)
-    backend = get_backend(arguments.backend)
-    try:
-        if "cast" in chosen:
-            yield from cast_rows(backend, effort)
-        if "linear" in chosen:
-            yield from linear_rows(backend, effort, pairs, rows, read_rate)
-    finally:
-        backend.close()
+def _chosen(names: list[str], benches: Mapping[str, RegisteredBench]) -> list[RegisteredBench]:
+    for name in names:
+        if name not in benches:
+            raise PluginError(plugins.unknown("bench", name, benches))
+    return [benches[name] for name in dict.fromkeys(names or benches)]
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        numbers = tuple(int(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise MXError(f"--rows {text!r} is not a list of positive numbers; write e.g. 1,4,16")
-    return numbers
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.threads < 1:
+        raise MXError(f"--threads {arguments.threads}: at least one thread computes")
+    if not arguments.budget >= 0:
+        raise MXError(f"--budget {arguments.budget} is not a number of seconds, 0 or more")
+    if arguments.cpu_time and arguments.threads != 1:
+        raise MXError(f"--cpu-time measures one thread, --threads is {arguments.threads}: add --threads 1")
 
 
-def _machine(backend: str) -> dict[str, object]:
-    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+def _measured(chosen: list[RegisteredBench], bench: Bench, named: bool) -> Iterator[Row]:
+    for registered in chosen:
+        rows = registered.rows(bench)
+        while True:
+            try:
+                with redirect_stdout(sys.stderr):  # a peer or trainer that prints must not spoil the table
+                    row = next(rows)
+            except StopIteration:
+                break
+            except BenchUnavailable as error:
+                if named:
+                    raise
+                bench.note(f"{registered.name} is left out: {error}")
+                break
+            yield row
+
+
+# ---------------------------------------------------------------------------- the machine
+
+
+def _machine(backend: str) -> dict[str, Any]:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     made = get_backend(backend)
-    level = getattr(made, "level", "none")
+    implementation, level = made.name, getattr(made, "level", None)
     made.close()
+    rotated = rotated_bytes()
     return {
+        "processor": _processor(),
+        "processors": os.cpu_count(),
+        "cache_bytes": cache_bytes(),
+        "threads": torch.get_num_threads(),
+        "load_before": load,
         "backend": backend,
+        "implementation": implementation,
         "level": level,
         "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "processors": os.cpu_count(),
-        "load_before": load,
-        "read_bytes_per_s": bandwidth(),
+        "mx_plugin": __version__,
+        "rotated_bytes": rotated,
+        "read_bytes_per_s": bandwidth(rotated),
     }
 
 
-def _headline(machine: dict[str, object]) -> str:
-    load, processors = float(str(machine["load_before"])), int(str(machine["processors"]))
-    lines = [
-        f"backend {machine['backend']} (level {machine['level']}), torch {machine['torch']}, "
-        f"{machine['threads']} threads, streaming read {float(str(machine['read_bytes_per_s'])) / 1e9:.1f} GB/s"
-    ]
-    if load > processors / 2:
+def _processor() -> str:
+    """The processor's name, as Linux has it, else what Python knows."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+def _warn_if_busy(machine: dict[str, Any]) -> None:
+    load, processors = machine["load_before"], machine["processors"]
+    if load is not None and processors and load > processors / 2:
         print(
             f"the machine is busy (load {load:.1f} on {processors} processors): ratios are uncertain", file=sys.stderr
         )
-    lines.append(f"{'bench':<7} {'case':<21} {'what':<31} {'ms':>9} {'ratio':>6} {'target':>7} {'stretch':>7}")
-    return "\n".join(lines)
+
+
+# ---------------------------------------------------------------------------- the table
+
+
+def _headline(machine: dict[str, Any]) -> str:
+    where = (
+        f"{machine['processor']}, {machine['threads']} of {machine['processors']} processors, torch {machine['torch']}"
+    )
+    what = f"backend {machine['backend']} ({machine['implementation']}, level {machine['level']})"
+    reading = f"streaming read {machine['read_bytes_per_s'] / 1e9:.1f} GB/s"
+    rotated = f"weights rotated over {machine['rotated_bytes'] >> 20} MiB"
+    titles = f"{'bench':<8} {'case':<26} {'what':<34} {'ms':>10} {'ratio':>6} {'target':>7} {'stretch':>7}"
+    return f"{where}\n{what}, {reading}, {rotated}\n{titles}"
 
 
 def _text(row: Row) -> str:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
 
-    met = "" if row.target is None or row.ratio is None else ("met" if row.ratio >= row.target else "missed")
+    target = number(row.target) if row.at_most is None else f"<{row.at_most * 1e6:.0f}us"
+    met = {None: "", True: "met", False: "missed"}[row.met]
     return (
-        f"{row.bench:<7} {row.case:<21} {row.what:<31} {row.seconds * 1e3:9.3f} {number(row.ratio):>6} "
-        f"{number(row.target):>7} {number(row.stretch):>7} {met:<6} {row.note}"
+        f"{row.bench:<8} {row.case:<26} {row.what:<34} {row.seconds * 1e3:10.3f} {number(row.ratio):>6} "
+        f"{target:>7} {number(row.stretch):>7} {met:<6} {row.note}"
     ).rstrip()

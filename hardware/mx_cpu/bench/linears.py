@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import argparse
+import copy
 from collections.abc import Iterator
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from mx_plugin.interfaces import Backend
+from mx_plugin import get_backend
+from mx_plugin.bench import Bench, Row, Run
+from mx_plugin.errors import MXError
+from mx_plugin.formats import parse_pair
+from mx_plugin.interfaces import Backend, Handle
 
-from .timing import Effort, Row, Run, medians
+from .peers import Peer, linear_peers
 
 SHAPES = ((4096, 4096), (896, 896), (4864, 896))
 """(out, in)."""
-
-ROTATED_BYTES = 64 << 20
-"""Weights of one kind, rotated, add up to at least this: decode reads memory, not a cache."""
 
 TARGETS = {
     ("MXFP4/MXFP8", 1): (4.7, 5.2),
@@ -29,6 +32,47 @@ TARGETS = {
     ("MXFP8/MXFP8", 1): (2.8, 3.2),
 }
 """(target, stretch) at 4096 x 4096 by pair and rows."""
+
+SHARE_TARGET = ("MXFP4/MXFP8", (0.85, 0.92))
+"""Share of the streaming-read bandwidth at 4096 x 4096, M = 1."""
+
+BASELINE = "bf16"
+PEER_ROWS = (1, 4, 16)
+"""Peers are made for decode: no other rows, or one that emulates would take all the time there is."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """``--pairs`` and ``--rows``."""
+    parser.add_argument("--pairs", default="MXFP4/MXFP8,MXFP8/MXFP8", help="linear: pairs, separated by commas")
+    parser.add_argument("--rows", default="1,4,16,32,64,128,512", help="linear: numbers of activation rows")
+
+
+def linear_rows(bench: Bench, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Iterator[Row]:
+    """Every shape, pair and number of rows.
+
+    Raises:
+        FormatError: an unknown pair in ``--pairs``.
+        MXError: ``--rows`` is not a list of positive numbers.
+    """
+    pairs = tuple(str(parse_pair(pair)) for pair in bench.arguments.pairs.split(","))
+    counts = _numbers(bench.arguments.rows)
+    backend = get_backend(bench.backend)
+    try:
+        kinds = linear_peers(bench) if set(counts) & set(PEER_ROWS) else []
+        for shape in shapes:
+            yield from _one_shape(bench, backend, shape, pairs, counts, kinds)
+    finally:
+        backend.close()
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise MXError(f"--rows {text!r} is not a list of positive numbers; write e.g. 1,4,16")
+    return numbers
 
 
 class Rotation:
@@ -43,35 +87,106 @@ class Rotation:
         return self.calls[self.next]()
 
 
+class Layers:
+    """Equal layers of one shape in every form that is measured; each form adds up to ``rotated_bytes``.
+
+    ``nbytes`` by name: bytes of one layer's weight, all of which a call with one row reads.
+    """
+
+    def __init__(self, bench: Bench, backend: Backend, shape: tuple[int, int], pairs: tuple[str, ...]) -> None:
+        self.backend, self.pairs = backend, pairs
+        self._rotated = bench.rotated_bytes
+        self.first = torch.randn(shape).bfloat16()
+        self.weights = [self.first, *(self.first.clone() for _ in range(self._more(self.first.nbytes)))]
+        self.nbytes = {BASELINE: self.first.nbytes}
+        self.handles: dict[str, list[Handle]] = {}
+        for pair in pairs:
+            fmt = pair.split("/")[0]
+            packed = backend.quantize(self.first, fmt, scale_rule="rceil")
+            self.nbytes[pair] = packed.nbytes
+            if fmt not in self.handles:
+                copies = [packed, *(copy.deepcopy(packed) for _ in range(self._more(packed.nbytes)))]
+                self.handles[fmt] = [backend.load_weight(each) for each in copies]
+
+    def _more(self, nbytes: int) -> int:
+        return max(1, -(-self._rotated // nbytes)) - 1
+
+    def baseline(self, x: torch.Tensor) -> dict[str, Run]:
+        """bf16, in turn over equal weights."""
+        return {BASELINE: Rotation([partial(F.linear, x, w) for w in self.weights])}
+
+    def ours(self, x: torch.Tensor) -> dict[str, Run]:
+        """The pairs, on x."""
+        runs: dict[str, Run] = {}
+        for pair in self.pairs:
+            fmt, activations = pair.split("/")
+            bound = [self.backend.bind(handle, activations, "rceil") for handle in self.handles[fmt]]
+            runs[pair] = Rotation([partial(call, x, None) for call in bound])
+        return runs
+
+    def peers(self, x: torch.Tensor, kinds: list[type[Peer]]) -> dict[str, Run]:
+        """Other people's layers, on x. One that emulates is not rotated: a cache makes no difference to it."""
+        runs: dict[str, Run] = {}
+        for kind in kinds:
+            peer = kind(self.first)
+            self.nbytes[peer.name] = peer.nbytes
+            more = 0 if peer.emulates else self._more(peer.nbytes)
+            runs[peer.name] = Rotation(
+                [partial(each, x) for each in [peer, *(copy.deepcopy(peer) for _ in range(more))]]
+            )
+        return runs
+
+    def close(self) -> None:
+        """Unload all packed weights."""
+        for handles in self.handles.values():
+            for handle in handles:
+                self.backend.unload_weight(handle)
+
+
 @torch.no_grad()
-def linear_rows(
-    backend: Backend, effort: Effort, pairs: tuple[str, ...], rows: tuple[int, ...], read_rate: float
+def _one_shape(
+    bench: Bench,
+    backend: Backend,
+    shape: tuple[int, int],
+    pairs: tuple[str, ...],
+    counts: tuple[int, ...],
+    kinds: list[type[Peer]],
 ) -> Iterator[Row]:
-    """Every shape, pair and number of rows; ``read_rate``: bytes a second of a streaming read, for M = 1."""
-    for out, inner in SHAPES:
-        weights = [torch.randn(out, inner).bfloat16() for _ in range(max(1, -(-ROTATED_BYTES // (2 * out * inner))))]
-        packed, handles = {}, {}
-        for fmt in dict.fromkeys(pair.split("/")[0] for pair in pairs):
-            first = backend.quantize(weights[0], fmt, scale_rule="rceil")
-            copies = -(-ROTATED_BYTES // first.nbytes)
-            packed[fmt] = [first, *(backend.quantize(weights[i % len(weights)], fmt) for i in range(1, copies))]
-            handles[fmt] = [backend.load_weight(p) for p in packed[fmt]]
-        for count in rows:
-            x = torch.randn(count, inner).bfloat16()
-            runs: dict[str, Run] = {"bf16": Rotation([partial(F.linear, x, w) for w in weights])}
-            for pair in pairs:
-                fmt, activations = pair.split("/")
-                bound = [backend.bind(handle, activations, "rceil") for handle in handles[fmt]]
-                runs[pair] = Rotation([partial(call, x, None) for call in bound])
-            seconds = medians(runs, effort)
+    layers = Layers(bench, backend, shape, pairs)
+    try:
+        for count in counts:
+            x = torch.randn(count, shape[1]).bfloat16()
+            seconds = bench.effort.medians(layers.baseline(x) | layers.ours(x))
             for what, median in seconds.items():
-                target = stretch = None
-                if (out, inner) == SHAPES[0]:
-                    target, stretch = TARGETS.get((what, count), (None, None))
-                size = weights[0].nbytes if what == "bf16" else packed[what.split("/")[0]][0].nbytes
-                share = f"{size / median / read_rate:.2f} of the read bandwidth" if count == 1 else ""
-                ratio = seconds["bf16"] / median
-                yield Row("linear", f"{out}x{inner} M={count}", what, median, ratio, target, stretch, share)
-        for some in handles.values():
-            for handle in some:
-                backend.unload_weight(handle)
+                yield _row(layers, shape, count, what, median, seconds[BASELINE])
+            if count == 1:
+                yield from _limits(bench, layers, shape, seconds)
+            if kinds and count in PEER_ROWS:
+                # Apart: a slow peer would leave the others too few rounds. bf16 runs beside them again.
+                seconds = bench.effort.medians(layers.baseline(x) | layers.peers(x, kinds), least=5)
+                for what in list(seconds)[1:]:
+                    yield _row(layers, shape, count, what, seconds[what], seconds[BASELINE])
+    finally:
+        layers.close()
+
+
+def _case(shape: tuple[int, int], count: int) -> str:
+    return f"{shape[0]}x{shape[1]} M={count}"
+
+
+def _row(layers: Layers, shape: tuple[int, int], count: int, what: str, median: float, baseline: float) -> Row:
+    target, stretch = TARGETS.get((what, count), (None, None)) if shape == SHAPES[0] else (None, None)
+    note = f"{layers.nbytes[what] / median / 1e9:.1f} GB/s of weight" if count == 1 else ""
+    return Row("linear", _case(shape, count), what, median, baseline / median, target, stretch, note=note)
+
+
+def _limits(bench: Bench, layers: Layers, shape: tuple[int, int], seconds: dict[str, float]) -> Iterator[Row]:
+    """What only reading the packed weight would take; and, where a target is set, which share of that was reached."""
+    for pair in layers.pairs:
+        least = layers.nbytes[pair] / bench.read_bytes_per_s
+        what = f"{pair} limit: read only"
+        yield Row("linear", _case(shape, 1), what, least, seconds[BASELINE] / least, note="computed")
+        if pair == SHARE_TARGET[0] and shape == SHAPES[0]:
+            share, (target, stretch) = least / seconds[pair], SHARE_TARGET[1]
+            what = f"{pair} share of that limit"
+            yield Row("linear", _case(shape, 1), what, seconds[pair], share, target, stretch)

@@ -1,0 +1,63 @@
+"""What an adopted layer costs beside its arithmetic: a tiny one, so that nearly all of its time is overhead."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import nn
+
+from mx_plugin import get_backend
+from mx_plugin.bench import Bench, Row, Run
+from mx_plugin.execution.engine import Engine
+from mx_plugin.execution.phases import ROLLOUT
+from mx_plugin.precision import PolicyProvider, load_policy
+
+SIZE = 32
+AT_MOST = 8e-6
+"""Seconds a call, in decode."""
+
+_CALLS = 1000
+
+
+class Trivial(nn.Module):
+    """Returns its input: the price of any module's call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def overhead_rows(bench: Bench, calls: int = _CALLS) -> Iterator[Row]:
+    """A (32, 32) layer on one row under policy C in ``rollout``; seconds are those of a call.
+
+    The measured overhead is an adopted call less a trivial module's. That still holds the product of 32 x 32
+    numbers and the crossing into C++, so it errs on the side of too much.
+    """
+    plain = nn.Linear(SIZE, SIZE, bias=False, dtype=torch.bfloat16)
+    model, trivial = nn.Sequential(copy.deepcopy(plain)), Trivial()
+    x = torch.randn(1, SIZE, dtype=torch.bfloat16)
+    backend = get_backend(bench.backend)
+    try:
+        with Engine(PolicyProvider(load_policy("C")), backend) as engine:
+            engine.adopt({"policy": model})
+            with engine.phase(ROLLOUT), torch.no_grad():
+                runs = {"trivial module": trivial, "nn.Linear": plain, "adopted nn.Linear": model[0]}
+                seconds = bench.effort.medians({name: _repeat(layer, x, calls) for name, layer in runs.items()})
+            engine.check_hits()
+    finally:
+        backend.close()
+    case = f"{SIZE}x{SIZE} M=1, a call"
+    each = {name: taken / calls for name, taken in seconds.items()}
+    for name, median in each.items():
+        yield Row("overhead", case, name, median, note=f"{median * 1e6:.2f} us")
+    least = max(each["adopted nn.Linear"] - each["trivial module"], 0.0)
+    yield Row("overhead", case, "adopted less trivial", least, at_most=AT_MOST, note=f"{least * 1e6:.2f} us")
+
+
+def _repeat(layer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor, calls: int) -> Run:
+    def run() -> None:
+        for _ in range(calls):
+            layer(x)
+
+    return run
