@@ -34,6 +34,10 @@ class UnhitLayersError(MXError, RuntimeError):
     """Adopted layers that never executed in a phase that ran: their format was silently skipped."""
 
 
+class ReleasedWeightError(MXError, RuntimeError):
+    """Writing to a weight that was released (``release_frozen=True``), or executing it in another format."""
+
+
 class LedgerError(MXError, OSError):
     """A run folder that cannot be created or written; what was written before stays readable."""
 

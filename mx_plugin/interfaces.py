@@ -150,6 +150,10 @@ class Backend(ABC):
         """
         raise NotImplementedError
 
+    def dequantize(self, packed: MXTensor, dtype: torch.dtype) -> torch.Tensor:
+        """Decode to a new tensor of ``packed.shape``, bit-identical to ``packed.dequantize(dtype)``."""
+        return packed.dequantize(dtype)
+
     @abstractmethod
     def load_weight(self, packed: MXTensor) -> Handle:
         """Take a packed weight of shape (out, in), blocked along ``in``; return a handle."""

@@ -14,6 +14,7 @@ from mx_plugin.formats.rules import CastRule, cast_rule
 from mx_plugin.formats.spec import Format
 
 from .library import BLOCK, TYPES, Cast, Decode, Key, Library, Rule, table_of
+from .native_weight import native_format
 
 
 class NativeCasts:
@@ -99,6 +100,13 @@ class NativeCasts:
         if packed.numel():
             self._native.decode(job)
         return out
+
+    def decoded(self, packed: MXTensor, dtype: torch.dtype) -> torch.Tensor:
+        """``packed.dequantize(dtype)``: a new tensor."""
+        last, known = packed.dim == len(packed.shape) - 1, native_format(packed.format.name)
+        if not (last and known) or packed.device.type != "cpu" or dtype not in TYPES:
+            return packed.dequantize(dtype)
+        return self.dequantize(packed, torch.empty(packed.shape, dtype=dtype))
 
     def _job(self, x: torch.Tensor, rule: CastRule, dim: int, key: StochasticKey | None) -> tuple[Cast, torch.Tensor]:
         """The C struct without its results, and the tensor that it reads, to be kept alive."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -25,6 +25,7 @@ from .layer import AdoptedLayer
 from .packing import PackedWeights
 from .phases import TRACKER
 from .products import Keys, ProductCaster
+from .release import Releases, SourceOf
 from .routes import GradientRoute, PackedRoute, PlainGradientRoute, PlainRoute, Route
 from .work import Collector
 
@@ -71,6 +72,8 @@ class Engine:
         self.phase_in_force = phases.OTHER
         self.work = Collector(self.formats)
         self._packs: dict[int, PackedWeights] = {}
+        self.releases = Releases(self._packs, self._asked)
+        self._roots: dict[str, nn.Module] = {}
         self._casters: list[ProductCaster] = []
         self._tables: dict[str, list[tuple[AdoptedLayer, Route]]] = {}
         self._policy_names: set[str] = set()
@@ -91,7 +94,7 @@ class Engine:
         layers, self.left_out = select(roots, layer_types())
         self._check_backends([layer.name for layer in layers])
         self.provider.start([layer.info for layer in layers])
-        self.layers = layers
+        self.layers, self._roots = layers, dict(roots)
         self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
         self._warn_of_unmatched_reference()
         for layer in layers:
@@ -104,6 +107,26 @@ class Engine:
         except BaseException:
             self.restore()
             raise
+        TRACKER.rest()
+
+    def release(
+        self,
+        source_of: SourceOf = lambda layer: None,
+        frozen_roles: Collection[str] = (),
+        withheld: Mapping[int, str] | None = None,
+    ) -> None:
+        """Let frozen layers of one weight format give up their full-precision weights, until :meth:`restore`.
+
+        What was released, and why the rest was not, is in ``releases`` and in the log.
+
+        Args:
+            source_of: where a layer's weight can be read again at the end, or None.
+            frozen_roles: roles that nothing trains, although their parameters may say ``requires_grad``.
+            withheld: id of a parameter -> why it must not be released.
+        """
+        self.releases.release(self.layers, self._roots, source_of, frozen_roles, withheld or {})
+        self._tables.clear()
+        self._casters.clear()
         TRACKER.rest()
 
     def _warn_of_unmatched_reference(self) -> None:
@@ -126,6 +149,8 @@ class Engine:
         self._watch.close()
         self._watch = None
         TRACKER.unsubscribe(self.enter)
+        self.releases.restore()
+        self._roots.clear()
         for layer in self.layers:
             layer.shed()
             self._packs[id(layer)].drop()
@@ -145,6 +170,9 @@ class Engine:
 
     def formats(self, layer: AdoptedLayer, phase: str) -> LayerFormats:
         """The formats that ``layer`` executes in ``phase``, with scoring and reference rules applied."""
+        return self.releases.as_executed(layer, phases.inner(phase), self._asked(layer, phase))
+
+    def _asked(self, layer: AdoptedLayer, phase: str) -> LayerFormats:
         phase = phases.inner(phase)
         if phase == phases.OTHER or (layer.is_lm_head and phase != phases.ROLLOUT):
             return UNQUANTISED
@@ -174,6 +202,7 @@ class Engine:
             log.info("step %d: the provider changed its mind; formats are asked for again", step)
             self._tables.clear()
             self._casters.clear()
+            self.releases.take_back_changed()
             self.invalidate()
 
     def advance(self, step: int) -> None:
@@ -231,6 +260,9 @@ class Engine:
     def _route(self, layer: AdoptedLayer, phase: str, booked: str, training: bool | None = None) -> Route:
         """The route of ``layer`` in ``phase``, counting under ``booked``."""
         formats = self.formats(layer, phase)
+        refusal = self.releases.refusal(layer, phase, formats)
+        if refusal is not None:
+            return refusal
         tally = layer.tally(booked)
         training = phases.inner(phase) == phases.GRADIENT if training is None else training
         if training:

@@ -32,6 +32,8 @@ class AdoptedLayer:
         self.is_lm_head = is_lm_head
         self.original = type(module)
         self.in_features, self.out_features = layer_type.features(module)
+        self.released = False
+        """Whether the module's full-precision weight was given up (see ``release``)."""
         self.tallies: dict[str, Tally] = {}
         self.route: Route = self.unrouted
 

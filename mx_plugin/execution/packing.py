@@ -6,10 +6,12 @@ from collections.abc import Callable
 
 import torch
 
+from ..formats.tensor import MXTensor
 from ..interfaces import Backend, Handle
 from ..precision.formats import Product
 from .freshness import Fingerprint
 from .layer import AdoptedLayer
+from .released_module import released_weight
 
 
 class Pack:
@@ -17,12 +19,11 @@ class Pack:
 
     __slots__ = ("backend", "handle", "nbytes", "read_bytes")
 
-    def __init__(self, backend: Backend, weight: torch.Tensor, fmt: str, scale_rule: str) -> None:
-        packed = backend.quantize(weight, fmt, -1, scale_rule=scale_rule)
+    def __init__(self, backend: Backend, packed: MXTensor) -> None:
         self.backend = backend
         self.handle: Handle = backend.load_weight(packed)
         self.nbytes = packed.nbytes
-        self.read_bytes = backend.weight_bytes(packed, weight.dtype)
+        self.read_bytes = backend.weight_bytes(packed, packed.dtype)
 
 
 class PackedWeights:
@@ -35,22 +36,49 @@ class PackedWeights:
         self.backend = backend
         self.on_pack = on_pack
         self.stale = False
+        self.kept = False
+        """The layer's weight is released: its one copy is all there is, and nothing can make it stale."""
         self._packs: dict[tuple[str, str], Pack] = {}
         self._fingerprint: Fingerprint | None = None
 
     def fresh(self, product: Product) -> Pack:
-        """The copy in the product's weight format, packed anew if the weight has changed."""
+        """The copy in the product's weight format, packed anew if the weight has changed.
+
+        Raises:
+            ReleasedWeightError: the weight is released, and something put another in its place.
+        """
+        key = (product.pair.weights, product.scale_rule)
+        if self.kept:
+            released_weight(self.layer.module)
+            return self._packs[key]
         weight = self.layer.weight.detach()
         if self.stale or (self._fingerprint is not None and not self._fingerprint.matches(weight)):
             self.drop()
-        key = (product.pair.weights, product.scale_rule)
         pack = self._packs.get(key)
         if pack is None:
-            pack = self._packs[key] = Pack(self.backend, weight, *key)
+            packed = self.backend.quantize(weight, key[0], -1, scale_rule=key[1])
+            pack = self._packs[key] = Pack(self.backend, packed)
             if self._fingerprint is None:
                 self._fingerprint = Fingerprint(weight)
             self.on_pack(self.layer, product, self.backend.product_dtype(weight.dtype))
         return pack
+
+    def keep(self, packed: MXTensor, product: Product) -> None:
+        """From now on ``packed`` is the only copy: the layer's weight is released."""
+        self.drop()
+        self._packs[product.pair.weights, product.scale_rule] = Pack(self.backend, packed)
+        self.kept = True
+        self.on_pack(self.layer, product, self.backend.product_dtype(packed.dtype))
+
+    def let_go(self) -> None:
+        """The layer has its weight back: forget the copy that stood in for it."""
+        self.kept = False
+        self.drop()
+
+    @property
+    def keeps_decoded_copy(self) -> bool:
+        """True when the backend holds more of a released weight than its packed bytes."""
+        return self.kept and any(pack.read_bytes > pack.nbytes for pack in self._packs.values())
 
     def drop(self) -> None:
         """Forget all copies."""

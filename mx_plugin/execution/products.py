@@ -18,6 +18,7 @@ from ..formats.cast import StochasticKey
 from ..formats.spec import FP16
 from ..precision.formats import LayerFormats, Product
 from .phases import TRACKER
+from .released_weight import ReleasedWeight
 from .tally import Tally
 
 FakeQuantize = Callable[..., torch.Tensor]
@@ -60,6 +61,8 @@ class ProductCaster:
             ("first", product.pair.weights, first),
             ("second", product.pair.activations, second),
         ):
+            if isinstance(x, ReleasedWeight):  # it holds MX values already, and has no other source to cast from
+                x, fmt = x.decode(), FP16
             stochastic = product.rounding == "stochastic" and fmt != FP16
             scale_rule, dtype = product.scale_rule, x.dtype
             if stochastic and scale_rule == "floor":

@@ -88,7 +88,7 @@ class Collector:
             dtype = pack.backend.product_dtype(dtype)
         weight_elements = layer.in_features * layer.out_features
         weight_bytes = pack.read_bytes if pack is not None else weight_elements * dtype.itemsize
-        cast_weight = weight_elements if pack is None else 0
+        cast_weight = weight_elements if pack is None and not layer.released else 0
         wide = layer.in_features + layer.out_features
         for product, calls, rows, cast_first, cast_second in (
             (formats.forward, tally.calls, tally.rows, cast_weight * tally.calls, layer.in_features * tally.rows),
