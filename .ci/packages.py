@@ -19,7 +19,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAME = "mx-plugin"
-PACKAGES = ("mx_plugin", "mx_trl", "mx_cpu")
+PACKAGES = ("mx_plugin", "mx_trl", "mx_cpu", "mx_fpga")
 
 
 def build(folder: Path) -> tuple[Path, Path]:
