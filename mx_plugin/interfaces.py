@@ -26,6 +26,15 @@ BoundLinear = Callable[[torch.Tensor, "torch.Tensor | None"], torch.Tensor]
 """``(x, bias) -> y``: a linear layer with its weight, formats and device already chosen."""
 
 
+BoundCast = Callable[
+    [torch.Tensor, "torch.Tensor | None", "StochasticKey | None", "StochasticKey | None"], torch.Tensor
+]
+"""``(x, out, key, hadamard) -> result``: ``fake_quantize`` with its format, dimension and rules already chosen."""
+
+MatrixProduct = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""``(a, b) -> a @ b``; a: (m, k), b: (k, n), either may be a transposed view."""
+
+
 # ---------------------------------------------------------------------------- provider
 
 
@@ -146,9 +155,33 @@ class Backend(ABC):
     ) -> torch.Tensor:
         """Quantise and dequantise in x's dtype (or into ``out``), along ``dim``.
 
-        With ``hadamard`` the blocks are first turned by a random Hadamard transform of size 32.
+        With ``hadamard`` the blocks are first turned by a random Hadamard transform of size 32. ``out`` has
+        the result's shape, any floating dtype, and may be a transposed view.
         """
         raise NotImplementedError
+
+    def bind_cast(self, fmt: str, dim: int = -1, *, rounding: str = "nearest", scale_rule: str = "floor") -> BoundCast:
+        """Return ``fake_quantize`` with everything but tensors and keys fixed: the training hot path.
+
+        Bound once per layer, product and operand; called from any thread, from several at once.
+        """
+
+        def bound(
+            x: torch.Tensor, out: torch.Tensor | None, key: StochasticKey | None, hadamard: StochasticKey | None
+        ) -> torch.Tensor:
+            return self.fake_quantize(
+                x, fmt, dim, rounding=rounding, scale_rule=scale_rule, key=key, hadamard=hadamard, out=out
+            )
+
+        return bound
+
+    def bfloat16_product(self, device: torch.device) -> MatrixProduct | None:
+        """How bfloat16 matrices on ``device`` are multiplied into a *float32* result, None where they are not.
+
+        Products must be exact and sums float32, up to what bfloat16 hardware does: operands, products and sums
+        below 2**-126 may count as zero. A float32 model then trains at the speed of bfloat16.
+        """
+        return None
 
     def dequantize(self, packed: MXTensor, dtype: torch.dtype) -> torch.Tensor:
         """Decode to a new tensor of ``packed.shape``, bit-identical to ``packed.dequantize(dtype)``."""

@@ -13,8 +13,18 @@ from mx_plugin.errors import FormatError, PluginError, nearest
 from mx_plugin.formats import MXTensor
 from mx_plugin.formats.cast import StochasticKey
 from mx_plugin.formats.spec import FP16, SCALE_RULES, canonical, format_names
-from mx_plugin.interfaces import Backend, BoundLinear, Capabilities, Counters, Exactness, Handle
+from mx_plugin.interfaces import (
+    Backend,
+    BoundCast,
+    BoundLinear,
+    Capabilities,
+    Counters,
+    Exactness,
+    Handle,
+    MatrixProduct,
+)
 
+from .float32_product import float32_product
 from .library import TYPES, library
 from .native_casts import NativeCasts
 from .native_weight import NativeWeight, native_format
@@ -90,6 +100,14 @@ class NativeBackend(Backend):
     ) -> torch.Tensor:
         """``mx_plugin.fake_quantize``, bit for bit."""
         return self._casts.fake_quantize(x, fmt, dim, rounding, scale_rule, key, hadamard, out)
+
+    def bind_cast(self, fmt: str, dim: int = -1, *, rounding: str = "nearest", scale_rule: str = "floor") -> BoundCast:
+        """``fake_quantize`` with everything but tensors and keys fixed."""
+        return self._casts.bind(fmt, dim, rounding, scale_rule)
+
+    def bfloat16_product(self, device: torch.device) -> MatrixProduct | None:
+        """MKL's product of bfloat16 matrices with a float32 result, where this processor has it."""
+        return float32_product() if device.type == "cpu" else None
 
     # ------------------------------------------------------------------ weights
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import torch
 
 from mx_plugin import formats
@@ -12,9 +14,13 @@ from mx_plugin.formats.cast import StochasticKey
 from mx_plugin.formats.packing import row_bytes
 from mx_plugin.formats.rules import CastRule, cast_rule
 from mx_plugin.formats.spec import Format
+from mx_plugin.interfaces import BoundCast
 
 from .library import BLOCK, TYPES, Cast, Decode, Key, Library, Rule, table_of
 from .native_weight import native_format
+
+_get_threads = torch.get_num_threads
+_NO_KEY = Key()
 
 
 class NativeCasts:
@@ -27,6 +33,7 @@ class NativeCasts:
     def __init__(self, native: Library) -> None:
         self._native = native
         self._rules: dict[CastRule, Rule] = {}
+        self._threads = threading.local()
 
     def rule(self, rule: CastRule) -> Rule:
         """The C struct of a rule, made once."""
@@ -65,6 +72,9 @@ class NativeCasts:
         """``mx_plugin.fake_quantize``."""
         rule = cast_rule(fmt, rounding, scale_rule)
         records = x.requires_grad and torch.is_grad_enabled()
+        if out is not None and not records and x.is_cpu and x.numel() and not out.is_contiguous():
+            staged = self._staged(out.shape, out.dtype)
+            return out.copy_(self.fake_quantize(x, fmt, dim, rounding, scale_rule, key, hadamard, staged))
         if records or not _takes(x, rule, key) or not x.numel() or not (out is None or _writable(out, x)):
             return formats.fake_quantize(
                 x, fmt, dim, rounding=rounding, scale_rule=scale_rule, key=key, hadamard=hadamard, out=out
@@ -83,6 +93,44 @@ class NativeCasts:
         self._native.cast(job)
         del source
         return result
+
+    def _staged(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        """This thread's memory for a result that is copied to where it belongs."""
+        memory: torch.Tensor | None = getattr(self._threads, "staged", None)
+        nbytes = shape.numel() * dtype.itemsize
+        if memory is None or memory.numel() < nbytes:
+            memory = self._threads.staged = torch.empty(nbytes, dtype=torch.uint8)
+        return memory[:nbytes].view(dtype).view(shape)
+
+    def bind(self, fmt: str, dim: int, rounding: str, scale_rule: str) -> BoundCast:
+        """``fake_quantize`` with its rule looked up and its C struct filled as far as it goes."""
+        rule = cast_rule(fmt, rounding, scale_rule)
+        stochastic, run = rule.stochastic, self._native.cast
+        idle: list[Cast] = []  # structs that no call is using: one for each thread that ever cast at the same time
+
+        def bound(
+            x: torch.Tensor, out: torch.Tensor | None, key: StochasticKey | None, hadamard: StochasticKey | None
+        ) -> torch.Tensor:
+            plan = None if out is None or stochastic != (key is not None) else _plan(x, out, dim, hadamard, stochastic)
+            if out is None or plan is None or rule.block_size != BLOCK:
+                return self.fake_quantize(x, fmt, dim, rounding, scale_rule, key, hadamard, out)
+            try:
+                job = idle.pop()
+            except IndexError:
+                job = Cast()
+                job.rule = self.rule(rule)
+            job.before, job.length, job.after, job.out_length = plan
+            if stochastic:
+                job.rounding = Key.of(key)
+            job.hadamard = Key.of(hadamard) if hadamard is not None else _NO_KEY
+            job.source, job.source_type = x.data_ptr(), TYPES[x.dtype]
+            job.values, job.values_type = out.data_ptr(), TYPES[out.dtype]
+            job.threads = _get_threads()
+            run(job)
+            idle.append(job)
+            return out
+
+        return bound
 
     def dequantize(self, packed: MXTensor, out: torch.Tensor, ordinary: bool = False) -> torch.Tensor:
         """Decode a tensor that is blocked along its last dimension into ``out`` (contiguous, its shape).
@@ -139,3 +187,25 @@ def _writable(out: torch.Tensor, x: torch.Tensor) -> bool:
     if out.device.type != "cpu" or out.dtype not in TYPES or not out.is_contiguous():
         return False
     return out.dtype == x.dtype or out.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
+
+
+def _plan(
+    x: torch.Tensor, out: torch.Tensor, dim: int, hadamard: StochasticKey | None, stochastic: bool
+) -> tuple[int, int, int, int] | None:
+    """(before, length, after, out_length) of a matrix that is cast in its own memory order, else None."""
+    if not (x.is_cpu and out.is_cpu and x.dim() == 2 and x.dtype in TYPES and out.dtype in TYPES):
+        return None
+    rows, columns = x.shape
+    if not rows or not columns or (x.requires_grad and torch.is_grad_enabled()):
+        return None
+    along = dim in (-1, 1)
+    length, others = (columns, rows) if along else (rows, columns)
+    out_length = length if hadamard is None else -(-length // BLOCK) * BLOCK
+    if tuple(out.shape) != ((rows, out_length) if along else (out_length, columns)):
+        return None
+    if not (x.is_contiguous() and out.is_contiguous()):
+        # Both transposed: the same blocks in the other order. Draws are counted in x's order, so they cannot.
+        if stochastic or not (x.t().is_contiguous() and out.t().is_contiguous()):
+            return None
+        along = not along
+    return (others, length, 1, out_length) if along else (1, length, others, out_length)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from ..errors import PolicyError, UnhitLayersError
-from ..formats import fake_quantize
 from ..interfaces import Backend, Provider, Work
 from ..precision.formats import LayerFormats
 from ..precision.patterns import matches, nearest_layer
@@ -22,11 +21,13 @@ from .adoption import LeftOut, select
 from .freshness import WriteWatch
 from .hits import Hits, count_hits, find_unhit
 from .layer import AdoptedLayer
+from .operands import Keys, bind_reference_cast
 from .packing import PackedWeights
 from .phases import TRACKER
-from .products import Keys, ProductCaster
+from .products import LayerProducts, narrow_product
 from .release import Releases, SourceOf
 from .routes import GradientRoute, PackedRoute, PlainGradientRoute, PlainRoute, Route
+from .scratch import Scratch
 from .work import Collector
 
 log = logging.getLogger(__name__)
@@ -46,6 +47,9 @@ class Engine:
             ``gradient`` or ``rollout``.
         reference: ``match`` gives the reference the formats in which the policy's log-probs are
             computed (``match_phase``), so that KL is not biased from step 0; ``own`` its ``reward`` ones.
+        gradient_product_dtype: what a float32 model's training products multiply where both operands are exact in
+            bfloat16: ``auto`` bfloat16 where the backend returns float32 results, else float32; ``bfloat16``
+            always, rounding results to bfloat16 where it must; ``float32`` never.
     """
 
     def __init__(
@@ -58,6 +62,7 @@ class Engine:
         policy_scoring: str = phases.GRADIENT,
         reference: str = "match",
         match_phase: str = phases.GRADIENT,
+        gradient_product_dtype: str = "auto",
     ) -> None:
         self.provider = provider
         self.backend = backend
@@ -66,6 +71,7 @@ class Engine:
         self.policy_scoring = policy_scoring
         self.reference = reference
         self.match_phase = match_phase
+        self.gradient_product_dtype = gradient_product_dtype
         self.layers: list[AdoptedLayer] = []
         self.left_out: list[LeftOut] = []
         self.phases_run: set[str] = set()
@@ -74,7 +80,8 @@ class Engine:
         self._packs: dict[int, PackedWeights] = {}
         self.releases = Releases(self._packs, self._asked)
         self._roots: dict[str, nn.Module] = {}
-        self._casters: list[ProductCaster] = []
+        self._products: list[LayerProducts] = []
+        self._scratch = Scratch()
         self._tables: dict[str, list[tuple[AdoptedLayer, Route]]] = {}
         self._policy_names: set[str] = set()
         self._watch: WriteWatch | None = None
@@ -95,6 +102,7 @@ class Engine:
         self._check_backends([layer.name for layer in layers])
         self.provider.start([layer.info for layer in layers])
         self.layers, self._roots = layers, dict(roots)
+        self._scratch.open()
         self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
         self._warn_of_unmatched_reference()
         for layer in layers:
@@ -126,7 +134,7 @@ class Engine:
         """
         self.releases.release(self.layers, self._roots, source_of, frozen_roles, withheld or {})
         self._tables.clear()
-        self._casters.clear()
+        self._products.clear()
         TRACKER.rest()
 
     def _warn_of_unmatched_reference(self) -> None:
@@ -155,6 +163,7 @@ class Engine:
             layer.shed()
             self._packs[id(layer)].drop()
         self._tables.clear()
+        self._scratch.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -201,15 +210,15 @@ class Engine:
         if self.provider.observe(step, metrics):
             log.info("step %d: the provider changed its mind; formats are asked for again", step)
             self._tables.clear()
-            self._casters.clear()
+            self._products.clear()
             self.releases.take_back_changed()
             self.invalidate()
 
     def advance(self, step: int) -> None:
         """A training step begins: stochastic rounding draws from its stream."""
         self._step = step
-        for caster in self._casters:
-            caster.step, caster.call = step, 0
+        for products in self._products:
+            products.step, products.call = step, 0
 
     # ------------------------------------------------------------------ phases
 
@@ -232,12 +241,12 @@ class Engine:
         executed is booked under ``other`` and never as a hit. Gradients must be off.
         """
         with TRACKER.pushed(phases.OTHER):
-            known = len(self._casters)
+            known = len(self._products)
             for layer in self.layers:
                 phase = phase_by_role.get(layer.role, phases.OTHER)
                 layer.route = self._route(layer, phases.OTHER if phase == "FP16" else phase, phases.OTHER, False)
-            # These routes end with the block: a caster that stayed registered would never be freed.
-            del self._casters[known:]
+            # These routes end with the block: products that stayed registered would never be freed.
+            del self._products[known:]
             yield
 
     def invalidate(self, role: str | None = None) -> None:
@@ -270,16 +279,16 @@ class Engine:
                 self.work.note(tally, layer, UNQUANTISED, None)
                 return PlainGradientRoute(layer.module, layer.original, layer.in_features, tally, layer.layer_type)
             self.work.note(tally, layer, formats, None)
-            return GradientRoute(layer.module, layer.layer_type, self._caster(layer, formats), layer.in_features, tally)
+            products = self._layer_products(layer, formats)
+            return GradientRoute(layer.module, layer.layer_type, products, layer.in_features, tally)
         if not formats.forward.pair.quantised:
             self.work.note(tally, layer, UNQUANTISED, None)
             return PlainRoute(layer.module, layer.original, layer.in_features, tally)
         if formats.forward.pair.weights == "FP16":
             only_forward = LayerFormats(forward=formats.forward)
             self.work.note(tally, layer, only_forward, None)
-            return GradientRoute(
-                layer.module, layer.layer_type, self._caster(layer, only_forward), layer.in_features, tally
-            )
+            products = self._layer_products(layer, only_forward)
+            return GradientRoute(layer.module, layer.layer_type, products, layer.in_features, tally)
         return self._armed(layer, formats, booked)
 
     def _armed(self, layer: AdoptedLayer, formats: LayerFormats, booked: str) -> Route:
@@ -302,17 +311,22 @@ class Engine:
 
         return arm
 
-    def _caster(self, layer: AdoptedLayer, formats: LayerFormats) -> ProductCaster:
+    def _layer_products(self, layer: AdoptedLayer, formats: LayerFormats) -> LayerProducts:
         backend = self._backend_of(layer)
-        cast: Callable[..., torch.Tensor] = fake_quantize
-        if backend.capabilities.fake_quantize:
-            cast = backend.fake_quantize
-        else:
+        bind = backend.bind_cast
+        if not backend.capabilities.fake_quantize:
             log.info("backend %s has no fake_quantize: %s is cast by the reference", backend.name, layer.name)
-        caster = ProductCaster(formats, cast, Keys(self.seed, f"{layer.role}/{layer.name}"))
-        caster.step = self._step
-        self._casters.append(caster)
-        return caster
+            bind = bind_reference_cast
+        products = LayerProducts(
+            formats,
+            bind,
+            Keys(self.seed, f"{layer.role}/{layer.name}"),
+            self._scratch,
+            narrow_product(self.gradient_product_dtype, backend, layer.weight),
+        )
+        products.step = self._step
+        self._products.append(products)
+        return products
 
     def _check_backends(self, names: Sequence[str]) -> None:
         for pattern in self.backends:
@@ -334,6 +348,11 @@ class Engine:
     def hits(self) -> Hits:
         """Calls by role, phase and layer."""
         return count_hits(self.layers)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes held for operands of training products; freed when the engine restores."""
+        return self._scratch.nbytes
 
     def unhit(self) -> list[tuple[str, str, str]]:
         """(role, phase, layer) of every layer whose format was silently skipped."""

@@ -7,95 +7,117 @@ high-precision source, never re-quantised; gradients are straight-through (Bengi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from ..formats.cast import StochasticKey
-from ..formats.spec import FP16
-from ..precision.formats import LayerFormats, Product
+from ..interfaces import Backend, MatrixProduct
+from ..precision.formats import LayerFormats
+from .operands import BindCast, Keys, Operands
 from .phases import TRACKER
-from .released_weight import ReleasedWeight
+from .scratch import Scratch
 from .tally import Tally
 
-FakeQuantize = Callable[..., torch.Tensor]
-
-_PRESCALE = 0.75
-"""Stochastic rounding under ``floor`` saturates above the largest element; so the block keeps the scale
-that ``floor`` gives it, its values are multiplied by 3/4, and the product is compensated (Tseng, Yu and
-Park, "Training LLMs with MXFP4", 2025, algorithm 1). The scale that ``floor`` gives x is the one that
-``rceil`` gives 3/4 x (but at exact powers of two, where it is one finer), hence the cast below."""
+_BFLOAT16 = torch.bfloat16
+_FLOAT32 = torch.float32
 
 
-@dataclass(frozen=True)
-class Keys:
-    """Names the random stream of one layer: ``step`` and (in backward) ``call`` tell draws apart."""
-
-    seed: int
-    layer: str
-
-    def at(self, product: str, step: int, call: int) -> StochasticKey:
-        return StochasticKey.of(self.seed, step, self.layer, product, call)
+def narrow_product(choice: str, backend: Backend, weight: torch.Tensor) -> MatrixProduct | None:
+    """What multiplies bfloat16 operands for a float32 ``weight``: see ``Engine.gradient_product_dtype``."""
+    if choice == "float32" or weight.dtype != _FLOAT32:
+        return None
+    exact = backend.bfloat16_product(weight.device)
+    return _rounded_product if exact is None and choice == "bfloat16" else exact
 
 
-class ProductCaster:
-    """Casts a product's operands by its :class:`Product`, with whichever backend does the casting."""
+def _rounded_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """torch rounds the result of bfloat16 operands to bfloat16; float32 sums inside."""
+    return torch.mm(a, b).float()
 
-    def __init__(self, formats: LayerFormats, fake_quantize: FakeQuantize, keys: Keys) -> None:
+
+class LayerProducts:
+    """One layer's products in the formats that were chosen for it; shared by all of its calls.
+
+    ``bind``: the casting backend's ``bind_cast``. ``narrow``: multiplies bfloat16 operands for a float32 model, or
+    None. ``step`` and ``call`` name the draws; the engine and the forward pass count them.
+    """
+
+    def __init__(
+        self, formats: LayerFormats, bind: BindCast, keys: Keys, scratch: Scratch, narrow: MatrixProduct | None = None
+    ) -> None:
         self.formats = formats
-        self.fake_quantize = fake_quantize
-        self.keys = keys
+        self._forward = Operands("forward", formats.forward, (-1, -1), bind, keys)
+        self._dgrad = Operands("dgrad", formats.dgrad, (0, -1), bind, keys)
+        self._wgrad = Operands("wgrad", formats.wgrad, (0, 0), bind, keys)
+        self._scratch = scratch
+        self._narrow = narrow
         self.step = 0
         self.call = 0
 
-    def operands(
-        self, product: Product, name: str, call: int, first: tuple[torch.Tensor, int], second: tuple[torch.Tensor, int]
-    ) -> tuple[torch.Tensor, torch.Tensor, float]:
-        """Cast both operands, each (tensor, reduction dim); also the factor owed to the product."""
-        hadamard = self.keys.at(f"{name}/hadamard", self.step, call) if product.hadamard else None
-        cast, factor = [], 1.0
-        for side, fmt, (x, dim) in (
-            ("first", product.pair.weights, first),
-            ("second", product.pair.activations, second),
-        ):
-            if isinstance(x, ReleasedWeight):  # it holds MX values already, and has no other source to cast from
-                x, fmt = x.decode(), FP16
-            stochastic = product.rounding == "stochastic" and fmt != FP16
-            scale_rule, dtype = product.scale_rule, x.dtype
-            if stochastic and scale_rule == "floor":
-                # In float32: 3/4 x rounded to bfloat16 would be a bias that no draw undoes.
-                x, factor, scale_rule = x.float() * _PRESCALE, factor / _PRESCALE, "rceil"
-            key = self.keys.at(f"{name}/{side}", self.step, call) if stochastic else None
-            cast.append(self._cast(x, fmt, dim, scale_rule, key, hadamard).to(dtype))
-        return cast[0], cast[1], factor
+    def forward(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, compute: torch.dtype | None
+    ) -> tuple[torch.Tensor, torch.dtype]:
+        """Y = q(X) q(W)^T + b and the dtype that was multiplied; x: (tokens, in), weight: (out, in)."""
+        operands = self._forward
+        dtypes, narrow = self._dtypes(operands, weight, x, compute)
+        workspace = self._scratch.borrow()
+        try:
+            # Not by call: a checkpoint computes this forward a second time, and must draw the same bits.
+            w, a, factor = operands.cast(weight, x, dtypes, workspace, self.step, 0)
+            if compute is not None and bias is not None:
+                bias = bias.to(compute)
+            if narrow is not None:
+                y = narrow(a, w.t())
+            else:
+                y = F.linear(a, w, bias if factor == 1.0 else None)
+        finally:
+            self._scratch.give_back(workspace)
+        if factor != 1.0:
+            y *= factor
+        if bias is not None and (factor != 1.0 or narrow is not None):
+            y += bias
+        return y, dtypes[1]
 
-    def _cast(
-        self,
-        x: torch.Tensor,
-        fmt: str,
-        dim: int,
-        scale_rule: str,
-        key: StochasticKey | None,
-        hadamard: StochasticKey | None,
-    ) -> torch.Tensor:
-        if fmt == FP16:
-            if hadamard is None:
-                return x
-            from ..formats.hadamard import transform  # only a mixed pair under a transform comes here
+    def dgrad(
+        self, dy: torch.Tensor, weight: torch.Tensor, compute: torch.dtype | None, call: int
+    ) -> tuple[torch.Tensor, torch.dtype]:
+        """dX = dY W, both blocked along ``out``, and the dtype that was multiplied; dy: (tokens, out)."""
+        operands = self._dgrad
+        dtypes, narrow = self._dtypes(operands, weight, dy, compute)
+        workspace = self._scratch.borrow()
+        try:
+            w, g, factor = operands.cast(weight, dy, dtypes, workspace, self.step, call)
+            dx = torch.mm(g, w) if narrow is None else narrow(g, w)
+        finally:
+            self._scratch.give_back(workspace)
+        return dx if factor == 1.0 else dx.mul_(factor), dtypes[1]
 
-            return transform(x, hadamard, dim)
-        return self.fake_quantize(
-            x,
-            fmt,
-            dim,
-            rounding="nearest" if key is None else "stochastic",
-            scale_rule=scale_rule,
-            key=key,
-            hadamard=hadamard,
-        )
+    def wgrad(
+        self, dy: torch.Tensor, x: torch.Tensor, compute: torch.dtype | None, call: int
+    ) -> tuple[torch.Tensor, torch.dtype]:
+        """dW = dY^T X, both blocked along tokens, and the dtype that was multiplied; returns (out, in)."""
+        operands = self._wgrad
+        dtypes, narrow = self._dtypes(operands, x, dy, compute)
+        workspace = self._scratch.borrow()
+        try:
+            # oneDNN takes twice as long where the left operand's rows do not lie along memory.
+            a, g, factor = operands.cast(x, dy, dtypes, workspace, self.step, call, transposed=True)
+            dw = torch.mm(g.t(), a) if narrow is None else narrow(g.t(), a)
+        finally:
+            self._scratch.give_back(workspace)
+        return dw if factor == 1.0 else dw.mul_(factor), dtypes[1]
+
+    def _dtypes(
+        self, operands: Operands, first: torch.Tensor, second: torch.Tensor, compute: torch.dtype | None
+    ) -> tuple[tuple[torch.dtype, torch.dtype], MatrixProduct | None]:
+        """What each operand is cast to, and what multiplies them if not torch."""
+        if compute is not None:
+            return (compute, compute), None
+        dtypes = (first.dtype, second.dtype)
+        if self._narrow is not None and operands.narrow and dtypes == (_FLOAT32, _FLOAT32):
+            return (_BFLOAT16, _BFLOAT16), self._narrow
+        return dtypes, None
 
 
 class MXLinearFunction(torch.autograd.Function):
@@ -107,63 +129,40 @@ class MXLinearFunction(torch.autograd.Function):
         x: torch.Tensor,
         weight: torch.Tensor,
         bias: torch.Tensor | None,
-        caster: ProductCaster,
+        products: LayerProducts,
         tally: Tally,
         compute: torch.dtype | None,
     ) -> torch.Tensor:
-        call = caster.call
-        caster.call += 1
-        # Not by call: a checkpoint computes this forward a second time, and must draw the same bits.
-        w, a, factor = caster.operands(caster.formats.forward, "forward", 0, (weight, -1), (x, -1))
-        if compute is not None:
-            w, a, bias = w.to(compute), a.to(compute), None if bias is None else bias.to(compute)
-        y = F.linear(a, w, bias if factor == 1.0 else None)
-        if factor != 1.0:
-            y = y * factor if bias is None else y * factor + bias
+        ctx.products, ctx.tally, ctx.compute, ctx.call = products, tally, compute, products.call
+        products.call += 1
         ctx.save_for_backward(x, weight)
-        ctx.caster, ctx.tally, ctx.call, ctx.compute = caster, tally, call, compute
         ctx.has_bias = bias is not None
-        tally.dtype = y.dtype
-        return y
+        flat = x.dim() == 2
+        y, tally.dtype = products.forward(x if flat else x.reshape(-1, x.shape[-1]), weight, bias, compute)
+        return y if flat else y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         TRACKER.saw_backward()
         x, weight = ctx.saved_tensors
-        caster: ProductCaster = ctx.caster
+        products: LayerProducts = ctx.products
         tally: Tally = ctx.tally
-        rows = dy.numel() // dy.shape[-1] if dy.shape[-1] else 0
+        needs_dx, needs_dw, needs_db, *_ = ctx.needs_input_grad
+        if dy.dim() != 2:
+            dy = dy.reshape(-1, dy.shape[-1])
+        rows = dy.shape[0]
         dx = dw = db = None
-        if ctx.needs_input_grad[0]:
-            dx = _dgrad(caster, ctx.call, dy, weight, ctx.compute).to(x.dtype).reshape(x.shape)
+        if needs_dx:
+            dx, tally.dgrad_dtype = products.dgrad(dy, weight, ctx.compute, ctx.call)
+            dx = dx.to(x.dtype).view(x.shape)
             tally.dgrad_rows += rows
             tally.dgrad_calls += 1
-        if ctx.needs_input_grad[1]:
-            dw = _wgrad(caster, ctx.call, dy, x, ctx.compute).to(weight.dtype)
+        if needs_dw:
+            tokens = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+            dw, tally.wgrad_dtype = products.wgrad(dy, tokens, ctx.compute, ctx.call)
+            dw = dw.to(weight.dtype)
             tally.wgrad_rows += rows
-        if ctx.has_bias and ctx.needs_input_grad[2]:
-            db = dy.reshape(-1, dy.shape[-1]).sum(0)
+        if needs_db and ctx.has_bias:
+            db = dy.sum(0)
         return dx, dw, db, None, None, None
-
-
-def _dgrad(
-    caster: ProductCaster, call: int, dy: torch.Tensor, weight: torch.Tensor, compute: torch.dtype | None
-) -> torch.Tensor:
-    """dX = dY W, both blocked along ``out``; returns (..., in)."""
-    w, g, factor = caster.operands(caster.formats.dgrad, "dgrad", call, (weight, 0), (dy, -1))
-    product = torch.matmul(g if compute is None else g.to(compute), w if compute is None else w.to(compute))
-    return product if factor == 1.0 else product * factor
-
-
-def _wgrad(
-    caster: ProductCaster, call: int, dy: torch.Tensor, x: torch.Tensor, compute: torch.dtype | None
-) -> torch.Tensor:
-    """dW = dY^T X, both blocked along flattened tokens; returns (out, in)."""
-    tokens_x = x.reshape(-1, x.shape[-1])
-    tokens_dy = dy.reshape(-1, dy.shape[-1])
-    a, g, factor = caster.operands(caster.formats.wgrad, "wgrad", call, (tokens_x, 0), (tokens_dy, 0))
-    if compute is not None:
-        a, g = a.to(compute), g.to(compute)
-    product = torch.matmul(g.t(), a)
-    return product if factor == 1.0 else product * factor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,7 +11,7 @@ from torch import nn
 from ..interfaces import BoundLinear
 from .layer_types import LayerType
 from .phases import TRACKER
-from .products import MXLinearFunction, ProductCaster
+from .products import LayerProducts, MXLinearFunction
 from .tally import Tally
 
 Route = Callable[[torch.Tensor], torch.Tensor]
@@ -99,24 +100,22 @@ class PackedRoute:
 class GradientRoute:
     """Gradient: fake-quantised operands through :class:`MXLinearFunction`."""
 
-    __slots__ = ("caster", "in_features", "layer_type", "module", "tally")
+    __slots__ = ("in_features", "parameters", "products", "tally", "weight")
 
     def __init__(
-        self, module: nn.Module, layer_type: LayerType, caster: ProductCaster, in_features: int, tally: Tally
+        self, module: nn.Module, layer_type: LayerType, products: LayerProducts, in_features: int, tally: Tally
     ) -> None:
-        self.module = module
-        self.layer_type = layer_type
-        self.caster = caster
+        self.parameters = module._parameters
+        self.weight = partial(layer_type.weight, module)
+        self.products = products
         self.in_features = in_features
         self.tally = tally
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        weight = self.layer_type.weight(self.module)
-        bias = self.module._parameters.get("bias")
         tally = self.tally
         tally.calls += 1
         tally.rows += x.numel() // self.in_features
         y: torch.Tensor = MXLinearFunction.apply(  # type: ignore[no-untyped-call]
-            x, weight, bias, self.caster, tally, autocast_dtype(x)
+            x, self.weight(), self.parameters.get("bias"), self.products, tally, autocast_dtype(x)
         )
         return y

@@ -9,10 +9,20 @@ class Tally:
     """Counts since the last drain, and calls in total. Plain slots: written in the decode hot path.
 
     ``rows`` are rows of X (tokens). ``dgrad_rows`` and ``wgrad_rows`` are rows of dY whose product
-    was executed in backward.
+    was executed in backward. The dtypes are those of the operands that were really multiplied.
     """
 
-    __slots__ = ("calls", "dgrad_calls", "dgrad_rows", "drained_calls", "dtype", "rows", "wgrad_rows")
+    __slots__ = (
+        "calls",
+        "dgrad_calls",
+        "dgrad_dtype",
+        "dgrad_rows",
+        "drained_calls",
+        "dtype",
+        "rows",
+        "wgrad_dtype",
+        "wgrad_rows",
+    )
 
     def __init__(self) -> None:
         self.calls = 0
@@ -22,6 +32,8 @@ class Tally:
         self.wgrad_rows = 0
         self.drained_calls = 0
         self.dtype: torch.dtype | None = None
+        self.dgrad_dtype: torch.dtype | None = None
+        self.wgrad_dtype: torch.dtype | None = None
 
     @property
     def total_calls(self) -> int:

@@ -87,13 +87,20 @@ class Collector:
         if pack is not None:
             dtype = pack.backend.product_dtype(dtype)
         weight_elements = layer.in_features * layer.out_features
-        weight_bytes = pack.read_bytes if pack is not None else weight_elements * dtype.itemsize
         cast_weight = weight_elements if pack is None and not layer.released else 0
         wide = layer.in_features + layer.out_features
-        for product, calls, rows, cast_first, cast_second in (
-            (formats.forward, tally.calls, tally.rows, cast_weight * tally.calls, layer.in_features * tally.rows),
+        for product, multiplied, calls, rows, cast_first, cast_second in (
+            (
+                formats.forward,
+                dtype,
+                tally.calls,
+                tally.rows,
+                cast_weight * tally.calls,
+                layer.in_features * tally.rows,
+            ),
             (
                 formats.dgrad,
+                tally.dgrad_dtype or dtype,
                 tally.dgrad_calls,
                 tally.dgrad_rows,
                 cast_weight * tally.dgrad_calls,
@@ -101,6 +108,7 @@ class Collector:
             ),
             (
                 formats.wgrad,
+                tally.wgrad_dtype or dtype,
                 0,
                 tally.wgrad_rows,
                 layer.in_features * tally.wgrad_rows,
@@ -109,10 +117,11 @@ class Collector:
         ):
             if not calls and not rows:
                 continue
-            total = self._sums[(layer.role, str(product), dtype_name(dtype))]
+            weight_bytes = pack.read_bytes if pack is not None else weight_elements * multiplied.itemsize
+            total = self._sums[(layer.role, str(product), dtype_name(multiplied))]
             total.macs += rows * weight_elements
             total.weight_bytes += calls * weight_bytes
-            total.activation_bytes += rows * wide * dtype.itemsize
+            total.activation_bytes += rows * wide * multiplied.itemsize
             total.cast_elements += _cast_elements(product, cast_first, cast_second)
         tally.clear()
 

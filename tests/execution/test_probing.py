@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mx_plugin.execution.products import ProductCaster
+from mx_plugin.execution.products import LayerProducts
 
 
 @pytest.mark.parametrize("pair", ["MXFP4/MXFP8", "FP16/MXFP8", "MXFP8/FP16"])
@@ -24,7 +24,7 @@ def test_many_probes_keep_no_more_in_memory_than_one(
                     with engine.probing(policy=phase):
                         model(x)
         gc.collect()
-        return sum(isinstance(thing, ProductCaster) for thing in gc.get_objects())
+        return sum(isinstance(thing, LayerProducts) for thing in gc.get_objects())
 
     once = probe(1)
     assert probe(20) == once

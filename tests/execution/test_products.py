@@ -11,10 +11,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mx_plugin import fake_quantize
+from mx_plugin.execution.operands import Keys, Operands, bind_reference_cast
 from mx_plugin.execution.phases import TRACKER
-from mx_plugin.execution.products import Keys, ProductCaster
+from mx_plugin.execution.scratch import Workspace
 from mx_plugin.formats.spec import Pair
-from mx_plugin.precision.formats import LayerFormats, Product
+from mx_plugin.precision.formats import Product
 
 from .conftest import TwoLayers
 
@@ -100,10 +101,11 @@ def test_mxfp4_gradients_of_a_bfloat16_model_are_unbiased(scale_rule: str) -> No
     """The 3/4 prescale of ``floor`` must not be rounded to bfloat16: no draw could undo that."""
     x = torch.full((32, 32), 1 + 2**-7, dtype=torch.bfloat16)
     product = Product(Pair("MXFP4", "FP16"), "stochastic", scale_rule)
-    caster = ProductCaster(LayerFormats(), fake_quantize, Keys(0, "layer"))
+    operands = Operands("dgrad", product, (-1, -1), bind_reference_cast, Keys(0, "layer"))
+    workspace = Workspace()
     draws = []
     for call in range(300):
-        cast, other, factor = caster.operands(product, "dgrad", call, (x, -1), (x, -1))
+        cast, other, factor = operands.cast(x, x, (x.dtype, x.dtype), workspace, 0, call)
         assert cast.dtype == other.dtype == x.dtype
         draws.append(float(cast.double().mean()) * factor)
     mean = torch.tensor(draws, dtype=torch.float64)

@@ -303,8 +303,9 @@ def test_dgrad_takes_the_decoded_forward_weight(adopt: Any, x: torch.Tensor, pol
     dy = torch.randn(5, 48, generator=torch.Generator().manual_seed(3))
     layer(leaf).backward(dy)
     dx = fake_quantize(dy, "MXFP8", scale_rule="rceil") @ decoded(weight)
-    assert torch.equal(leaf.grad, dx)
-    assert not torch.equal(dx, fake_quantize(dy, "MXFP8", scale_rule="rceil") @ weight), "else this proves nothing"
+    torch.testing.assert_close(leaf.grad, dx)
+    other = fake_quantize(dy, "MXFP8", scale_rule="rceil") @ weight
+    assert float((leaf.grad - other).abs().max()) > 1e-3, "else this proves nothing"
 
 
 def test_stochastic_rounding_and_hadamard_of_dgrad_apply_to_dy_without_bias(adopt: Any, x: torch.Tensor) -> None:
