@@ -63,6 +63,10 @@ class MXConfig:
         default="match",
         metadata={"help": "Reference formats: match (those of the policy's log-probs) or own (phase reward)."},
     )
+    release_frozen: bool = field(
+        default=False,
+        metadata={"help": "Frozen layers of one format (reference, reward, bases of LoRA) keep only packed weights."},
+    )
     on_unhit: str = field(
         default="fail", metadata={"help": "When an adopted layer never executed in a phase that ran: fail or warn."}
     )

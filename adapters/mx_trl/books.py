@@ -71,14 +71,19 @@ class Books:
         output = session.callback.output_dir or session.trainer.args.output_dir
         self.step = resumed_step
         self.folder = RunFolder(output, self._policy_name(), resume_step=resumed_step or None)
-        self._write_config()
+        self.write_config()
         return self.folder
 
     def _policy_name(self) -> str:
         described = self.session.engine.provider.describe()
         return str(described.get("name") or Path(self.session.config.policy).stem)
 
-    def _write_config(self) -> None:
+    def write_config(self) -> None:
+        """Write config.json as things stand now; nothing before the folder is open.
+
+        Raises:
+            LedgerError: it cannot be written.
+        """
         if self.folder is None:
             return
         session, engine = self.session, self.session.engine
@@ -89,6 +94,7 @@ class Books:
                 "formats": engine.resolved(),
                 "unquantised": _unquantised_dtypes(engine.layers),
                 "left_out": [vars(item) for item in engine.left_out],
+                **({"released": engine.releases.describe()} if session.config.release_frozen else {}),
                 "hits": engine.hits(),
                 "unbooked": [dict(zip(("role", "phase", "layer"), place, strict=True)) for place in engine.unbooked()],
                 "phases": {"logprobs_of_policy": session.roles.logprob_phase, "scoring": engine.policy_scoring},
@@ -170,7 +176,7 @@ class Books:
         if self.folder is None and getattr(accelerator, "is_main_process", True):
             # A train() that never fired on_train_begin: its files are made of what was booked.
             self.open_folder(0).write_energy(self.rows)
-        self._write_config()
+        self.write_config()
         self._tell_of_unbooked_work()
         log.info("\n%s", self.summary())
 
@@ -186,7 +192,7 @@ class Books:
         """``train()`` raised: keep what was booked, and let nothing of ours hide the error."""
         try:
             self._book(self.ledger.stop(self.step + 1))
-            self._write_config()
+            self.write_config()
         except Exception:
             log.exception("the books could not be completed after an error in training")
         log.warning("training ended after step %d with %s: %s", self.step, type(error).__name__, error)

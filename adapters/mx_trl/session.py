@@ -19,6 +19,7 @@ from .attention import counting_attention
 from .books import Books
 from .gate import MismatchError, MismatchProbe
 from .generation import backward_phase, evaluation_phase, rollout_phase
+from .release import release_frozen
 from .roles import find_roles
 from .writers import peft_writes, reference_syncs, refuse_reentrant_checkpointing
 
@@ -41,6 +42,7 @@ class Session:
         self._backends: dict[str, Backend] = {}
         self._measured_step: int | None = None
         self._first_step_checked = False
+        self._measures_kl = True
 
     # ------------------------------------------------------------------ begin and end
 
@@ -86,6 +88,8 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._stack:
+            if self.config.release_frozen:
+                self._take_back_released()
             if error is None:
                 self.books.finish()
                 self._check_hits()
@@ -120,7 +124,27 @@ class Session:
         self.books.step = state.global_step
         if state.is_world_process_zero:
             self.books.open_folder(state.global_step)
+        if self.config.release_frozen:
+            self._release_frozen()
         self._warn_of_precomputed_reference()
+
+    def _release_frozen(self) -> None:
+        release_frozen(self.engine, self.roles, self.trainer)
+        self.books.write_config()
+        released = {release.layer.role for release in self.engine.releases.done} & {"policy", "reference"}
+        if self.config.kl_every and released:
+            self._measures_kl = False
+            log.info(
+                "mx/kl_unquantised is not measured: layers of %s gave up their unquantised weights (release_frozen)",
+                " and ".join(sorted(released)),
+            )
+
+    def _take_back_released(self) -> None:
+        """Before the books close: log and config.json say how the weights came back."""
+        releases = self.engine.releases
+        if not releases.done and not releases.kept:
+            log.warning("release_frozen=True had no effect: training ended before its on_train_begin, or without one")
+        releases.restore()
 
     def step_ended(self, state: TrainerState) -> None:
         """on_step_end: book the step, tell the provider, and check that nothing was skipped."""
@@ -168,7 +192,9 @@ class Session:
         self._measured_step = step
         every, kl_every = self.config.mismatch_every, self.config.kl_every
         due = not probe.gated or (every and step % every == 0)
-        kl_due = kl_every and (step % kl_every == 0 or step + 1 >= (self.trainer.state.max_steps or 0))
+        kl_due = (
+            kl_every and self._measures_kl and (step % kl_every == 0 or step + 1 >= (self.trainer.state.max_steps or 0))
+        )
         if not due and not kl_due:
             return
         try:

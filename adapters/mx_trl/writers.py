@@ -52,10 +52,14 @@ def _announcing(original: Callable[..., Any], invalidate: Callable[[], None]) ->
     return wrapper
 
 
+def syncs_reference(trainer: Any) -> bool:
+    """True when TRL's SyncRefModelCallback writes the reference now and then."""
+    return any(hasattr(type(callback), "sync_target_model") for callback in trainer.callback_handler.callbacks)
+
+
 def reference_syncs(trainer: Any, step: int) -> bool:
     """True when TRL's SyncRefModelCallback writes the reference at the end of ``step``."""
-    handler = trainer.callback_handler
-    if not any(hasattr(type(callback), "sync_target_model") for callback in handler.callbacks):
+    if not syncs_reference(trainer):
         return False
     every = getattr(trainer.args, "ref_model_sync_steps", 1) or 1
     return bool(step % every == 0)
