@@ -35,8 +35,8 @@ def _implementation() -> Check:
     forced = os.environ.get(library.ISA_VARIABLE)
     why = f"forced by {library.ISA_VARIABLE}" if forced else "the best that this processor runs"
     pool = "torch's OpenMP threads" if native.pool is not None else "threads of its own, started for each call"
-    if native.level == "avx512":
-        return Check(name, "ok", f"cpu is native, level avx512 ({why}), on {pool}")
+    if native.level in library.BF16_LEVELS:
+        return Check(name, "ok", f"cpu is native, level {native.level} ({why}), on {pool}")
     lost = "no bfloat16 dot products: weights are packed, but a model is hardly faster than in bfloat16"
     return Check(name, "ok", f"cpu is native, level {native.level} ({why}), on {pool}; {lost}")
 

@@ -22,7 +22,10 @@ from mx_plugin.formats.spec import Element
 from .build import LEVELS, LIBRARY, SOURCES, source_hash
 
 ISA_VARIABLE = "MX_CPU_ISA"
-"""Environment variable that forces a level (``scalar``, ``avx2``, ``avx512``)."""
+"""Environment variable that forces a level (``scalar``, ``avx2``, ``avx512``, ``amx``)."""
+
+BF16_LEVELS = ("avx512", "amx")
+"""Levels on which the processor multiplies bfloat16."""
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """``MxType`` of the dtypes that the kernels read and write."""

@@ -25,7 +25,7 @@ from mx_plugin.interfaces import (
 )
 
 from .float32_product import float32_product
-from .library import TYPES, library
+from .library import BF16_LEVELS, TYPES, library
 from .native_casts import NativeCasts
 from .native_weight import NativeWeight, native_format
 
@@ -101,6 +101,10 @@ class NativeBackend(Backend):
         """``mx_plugin.fake_quantize``, bit for bit."""
         return self._casts.fake_quantize(x, fmt, dim, rounding, scale_rule, key, hadamard, out)
 
+    def dequantize(self, packed: MXTensor, dtype: torch.dtype) -> torch.Tensor:
+        """``packed.dequantize(dtype)``, bit for bit."""
+        return self._casts.decoded(packed, dtype)
+
     def bind_cast(self, fmt: str, dim: int = -1, *, rounding: str = "nearest", scale_rule: str = "floor") -> BoundCast:
         """``fake_quantize`` with everything but tensors and keys fixed."""
         return self._casts.bind(fmt, dim, rounding, scale_rule)
@@ -146,7 +150,7 @@ class NativeBackend(Backend):
 
     def product_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
         """bfloat16 where the processor multiplies it (exact operands, float32 sums), else float32."""
-        return torch.bfloat16 if self._native.level == "avx512" else torch.float32
+        return torch.bfloat16 if self._native.level in BF16_LEVELS else torch.float32
 
     def _own(self, handle: Handle) -> NativeWeight:
         if isinstance(handle, NativeWeight) and handle in self._open:
@@ -224,8 +228,10 @@ class NativeBackend(Backend):
         Where torch would have to multiply in float32 to be exact, bfloat16 products in C++ win throughout.
         """
         inner = max(weight.in_features, 1)
-        if self._native.level != "avx512" or weight.exact:
+        if self._native.level not in BF16_LEVELS or weight.exact:
             return dict.fromkeys(TYPES, 4 * inner)
+        if self._native.level == "amx":
+            return dict.fromkeys(TYPES, 1 << 62)
         if activations == FP16:
             return {torch.float32: 16 * inner, torch.float16: 24 * inner, torch.bfloat16: 56 * inner}
         return {torch.float32: 1 << 62, torch.float16: 1 << 62, torch.bfloat16: 56 * inner}
@@ -252,7 +258,7 @@ class NativeBackend(Backend):
             assert packed is not None
             records = _records(x, bias)
             bf16 = x.dtype == torch.bfloat16 and result == torch.bfloat16 and not weight.exact
-            if bf16 and self._native.level != "avx512":
+            if bf16 and self._native.level not in BF16_LEVELS:
                 bf16 = False  # torch emulates bfloat16 there
             dtype = torch.bfloat16 if bf16 else torch.float32
             w = self._decoded(weight, packed, dtype, fresh=records)

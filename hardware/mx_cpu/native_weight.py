@@ -9,6 +9,7 @@ import torch
 from mx_plugin.formats import MXTensor, get_format
 from mx_plugin.formats.rules import cast_rule
 from mx_plugin.formats.spec import FP16
+from mx_plugin.formats.tensor import ordinary_scales
 
 from .library import BLOCK, Library, Linear, Rule, table_of
 
@@ -19,6 +20,11 @@ def native_format(fmt: str) -> bool:
         return True
     form = get_format(fmt)
     return form.block_size == BLOCK and form.scale_type == "E8M0" and form.element.bits in (4, 6, 8)
+
+
+SMALLEST_FACTOR = -63
+"""Exponent of the smallest nonzero factor, weight or activation, in a bfloat16 product (``native/activations.hpp``):
+the processor flushes products below 2**-126."""
 
 
 class NativeWeight:
@@ -37,7 +43,9 @@ class NativeWeight:
         self.exact = not self.known
         if self.known and packed.numel():
             rule = Rule.of(cast_rule(packed.format))
-            self.exact = packed.has_extreme_scales or native.has_special_codes(rule, self.packed.elements)
+            self.exact = packed.has_scales_outside(*_scales(packed)) or native.has_special_codes(
+                rule, self.packed.elements
+            )
 
     @property
     def nbytes(self) -> int:
@@ -70,6 +78,13 @@ class NativeWeight:
         """Free the memory; idempotent. A call that still runs keeps what it reads."""
         self.packed = None
         self._jobs.clear()
+
+
+def _scales(packed: MXTensor) -> tuple[int, int]:
+    """Lowest and highest scale code whose smallest and largest elements the bfloat16 products take exactly."""
+    element = packed.format.element
+    low, high = ordinary_scales(element)
+    return max(low, 127 + SMALLEST_FACTOR - (element.emin - element.mantissa_bits)), high
 
 
 def _contiguous(packed: MXTensor) -> MXTensor:

@@ -144,13 +144,14 @@ class MXTensor:
         kernel's exact path.
         """
         if self._extreme is None:
-            low, high = ordinary_scales(self.format.element)
-            outside = (self.scales < low) | (self.scales > high)
-            self._extreme = bool(outside.any()) and self._extreme_blocks(outside)
+            self._extreme = self.has_scales_outside(*ordinary_scales(self.format.element))
         return self._extreme
 
-    def _extreme_blocks(self, outside: torch.Tensor) -> bool:
-        """Whether any of the blocks marked in ``outside`` (rows, nblocks) is NaN or not all zeros."""
+    def has_scales_outside(self, low: int, high: int) -> bool:
+        """Whether any block, other than one of zeros, is NaN or has an E8M0 code outside low .. high."""
+        outside = (self.scales < low) | (self.scales > high)
+        if not outside.any():
+            return False
         element, block = self.format.element, self.format.block_size
         magnitude = self._codes() & (0xFF if element.is_integer else (1 << (element.bits - 1)) - 1)
         nonzero = padded(magnitude, 1, block).view(*self.scales.shape, block).any(-1)

@@ -3,12 +3,18 @@
 
 #include <cstring>
 
+#if defined(MX_X86) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #define MX_EXPORT extern "C" __attribute__((visibility("default")))
 
 extern const MxKernels mx_kernels_scalar;
 #if defined(MX_X86)
 extern const MxKernels mx_kernels_avx2;
 extern const MxKernels mx_kernels_avx512;
+extern const MxKernels mx_kernels_amx;
 #endif
 
 namespace {
@@ -18,9 +24,22 @@ const MxKernels* const LEVELS[] = {
 #if defined(MX_X86)
     &mx_kernels_avx2,
     &mx_kernels_avx512,
+    &mx_kernels_amx,
 #endif
 };
 constexpr int COUNT = sizeof(LEVELS) / sizeof(LEVELS[0]);
+
+#if defined(MX_X86)
+// Linux hands out the tile registers when asked (arch/x86: ARCH_REQ_XCOMP_PERM, component 18, XTILEDATA).
+bool tiles_granted() {
+#if defined(__linux__)
+  constexpr long REQUEST = 0x1023, TILE_DATA = 18;
+  return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+#else
+  return false;
+#endif
+}
+#endif
 
 bool runs(int level) {
 #if defined(MX_X86)
@@ -30,6 +49,10 @@ bool runs(int level) {
     return runs(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bf16");
+  if (level == 3) {
+    static const bool granted = runs(2) && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && tiles_granted();
+    return granted;
+  }
 #endif
   return level == 0;
 }

@@ -1,15 +1,12 @@
 // The fast product (AVX512 with BF16 and VBMI): packed weights looked up to bfloat16, vdpbf16ps, float32 sums.
-//
-// Exact operands: MX elements, and activations away from the ends of float32's range, are exact in bfloat16; an
-// unquantised float32 (float16) activation is the exact sum of three (two) bfloat16 numbers, taken as rows of their own.
 #pragma once
 
+#include "activations.hpp"
 #include "bf16_decoders.hpp"
 #include "linear_exact.hpp"
 
 namespace {
 
-constexpr int32_t SMALLEST = (127 - 80) << 23, LARGEST = (127 + 100) << 23;  // magnitudes whose products stay normal
 constexpr int64_t COLUMNS = 16;  // weight rows that one thread finishes at a time
 constexpr int64_t X_BYTES = 384 << 10;
 
@@ -23,47 +20,22 @@ struct Activations {
 template <class D>
 bool prepare(const MxLinear& w, const void* x, int64_t rows, int32_t type, int32_t threads, Activations& out) {
   const int64_t padded = ceil_div(w.in, UNIT) * UNIT, tiles = ceil_div(padded, TILE);
-  const int planes = w.quantised || type == MX_BF16 ? 1 : type == MX_F16 ? 2 : 3;
+  const int planes = planes_of(w, type);
   const int64_t stride = padded % 1024 == 0 ? padded + 32 : padded;
   uint16_t* data = static_cast<uint16_t*>(mx_scratch(0, planes * rows * stride * 2 + 64));
   const Rule rule(w.activation_rule);
   int outside = 0;
   auto body = [&](int64_t item) {
-    const int64_t row = item / tiles, k = item % tiles * TILE;
-    const int64_t room = least(padded - k, TILE), count = least(w.in - k, room);
-    alignas(64) float tile[TILE];
-    load_tile(x, row * w.in + k, count, room, type, tile);
-    TileScales scales;
-    if (w.quantised) scale_tile(tile, room / BLOCK, rule, scales);
-    vi smallest = splat(LARGEST), largest = vi{};
-    for (int64_t at = 0; at < room; at += LANES) {
-      vf v = load<vf>(tile + at);
-      if (w.quantised) {
-        const int64_t b = at / BLOCK;
-        v = to_value(round_nearest(v, splat(scales.inverse[b]), rule), splat(scales.value[b]), rule);
-        store(tile + at, v);
-      }
-      const vi magnitude = as_int(v) & MAGNITUDE;
-      largest = max(largest, magnitude);
-      smallest = min(smallest, magnitude != 0 ? magnitude : splat(LARGEST));
-    }
-    const vi beyond = (largest > LARGEST) | (smallest < SMALLEST);
-    if (_mm512_movepi32_mask(bit_cast<__m512i>(beyond))) __atomic_store_n(&outside, 1, __ATOMIC_RELAXED);
+    const int64_t row = item / tiles, k = item % tiles * TILE, room = least(padded - k, TILE);
+    alignas(64) uint16_t natural[MAX_PLANES * TILE];
+    if (!activation_tile(w, rule, x, row, k, room, type, planes, TILE, natural))
+      __atomic_store_n(&outside, 1, __ATOMIC_RELAXED);
     for (int p = 0; p < planes; ++p) {
       uint16_t* to = data + (p * rows + row) * stride + k;
       for (int64_t unit = 0; unit < room; unit += UNIT) {
-        __m512i natural[4], arranged[4];
-        for (int i = 0; i < 4; ++i) {
-          vh half[2];
-          for (int h = 0; h < 2; ++h) {
-            float* at = tile + unit + 32 * i + LANES * h;
-            const vi bits = load<vi>(at);
-            half[h] = __builtin_convertvector(bit_cast<vu>(bits) >> 16, vh);
-            if (planes > 1) store(at, as_float(bits) - as_float(bits & static_cast<int32_t>(0xFFFF0000u)));
-          }
-          std::memcpy(&natural[i], half, 64);
-        }
-        D::arrange(natural, arranged);
+        __m512i block[4], arranged[4];
+        for (int i = 0; i < 4; ++i) block[i] = _mm512_load_si512(natural + p * TILE + unit + 32 * i);
+        D::arrange(block, arranged);
         for (int i = 0; i < 4; ++i) _mm512_storeu_si512(to + unit + 32 * i, arranged[i]);
       }
     }
