@@ -183,9 +183,10 @@ class Backend(ABC):
         """
         return None
 
-    def dequantize(self, packed: MXTensor, dtype: torch.dtype) -> torch.Tensor:
-        """Decode to a new tensor of ``packed.shape``, bit-identical to ``packed.dequantize(dtype)``."""
-        return packed.dequantize(dtype)
+    def dequantize(self, packed: MXTensor, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
+        """Decode, bit-identical to ``packed.dequantize(dtype)``; into ``out`` (of that shape and dtype) if given."""
+        values = packed.dequantize(dtype)
+        return values if out is None else out.copy_(values)
 
     @abstractmethod
     def load_weight(self, packed: MXTensor) -> Handle:

@@ -101,9 +101,9 @@ class NativeBackend(Backend):
         """``mx_plugin.fake_quantize``, bit for bit."""
         return self._casts.fake_quantize(x, fmt, dim, rounding, scale_rule, key, hadamard, out)
 
-    def dequantize(self, packed: MXTensor, dtype: torch.dtype) -> torch.Tensor:
+    def dequantize(self, packed: MXTensor, dtype: torch.dtype, out: torch.Tensor | None = None) -> torch.Tensor:
         """``packed.dequantize(dtype)``, bit for bit."""
-        return self._casts.decoded(packed, dtype)
+        return self._casts.decoded(packed, dtype, out)
 
     def bind_cast(self, fmt: str, dim: int = -1, *, rounding: str = "nearest", scale_rule: str = "floor") -> BoundCast:
         """``fake_quantize`` with everything but tensors and keys fixed."""

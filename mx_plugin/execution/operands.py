@@ -91,7 +91,9 @@ class OperandCast:
         ``transposed``: it will be multiplied transposed, so its columns should lie along memory.
         """
         if isinstance(x, ReleasedWeight):  # it holds MX values already, and has no other source to cast from
-            return self._unquantised(x.decode(), dtype, workspace, hadamard)
+            if hadamard is not None or not x.is_cpu:
+                return self._unquantised(x.decode(), dtype, workspace, hadamard)
+            return x.decode(workspace.tensor(self._slot, x.shape, dtype))
         if self._cast is None:
             return self._unquantised(x, dtype, workspace, hadamard)
         if not x.is_cpu:

@@ -57,10 +57,16 @@ class ReleasedWeight(torch.Tensor):
         self._source, self._transposed = source, transposed
         return self
 
-    def decode(self) -> torch.Tensor:
-        """The values in the parameter's own shape and dtype: a new, contiguous tensor each time."""
-        source = self._source
-        values = source.backend.dequantize(source.packed, source.packed.dtype)
+    def decode(self, out: torch.Tensor | None = None) -> torch.Tensor:
+        """The values in the parameter's own shape: in ``out`` and its dtype, or in a new, contiguous tensor.
+
+        Straight into ``out``'s dtype, without rounding to the parameter's dtype in between.
+        """
+        packed, backend = self._source.packed, self._source.backend
+        if out is not None:
+            backend.dequantize(packed, out.dtype, out.t() if self._transposed else out)
+            return out
+        values = backend.dequantize(packed, packed.dtype)
         return values.t().contiguous() if self._transposed else values
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
