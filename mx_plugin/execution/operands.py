@@ -93,7 +93,7 @@ class OperandCast:
         if isinstance(x, ReleasedWeight):  # it holds MX values already, and has no other source to cast from
             if hadamard is not None or not x.is_cpu:
                 return self._unquantised(x.decode(), dtype, workspace, hadamard)
-            return x.decode(workspace.tensor(self._slot, x.shape, dtype))
+            return x.decode(workspace.tensor(self._slot, x.shape, dtype, transposed or _lies_transposed(x)))
         if self._cast is None:
             return self._unquantised(x, dtype, workspace, hadamard)
         if not x.is_cpu:
@@ -101,7 +101,7 @@ class OperandCast:
             source = x.float() * _PRESCALE if self._prescaled else x
             return self._cast(source, None, key, hadamard).to(dtype)
         # Blocks across memory are cast as well as those along it: a transposed weight is not copied first.
-        transposed = transposed or (x.stride(0) == 1 and x.stride(1) != 1)
+        transposed = transposed or _lies_transposed(x)
         shape = x.shape if hadamard is None else self._whole(x.shape)
         out = workspace.tensor(self._slot, shape, dtype, transposed)
         if self._prescaled:
@@ -124,6 +124,10 @@ class OperandCast:
         padded = list(shape)
         padded[self._dim] = -(-padded[self._dim] // SIZE) * SIZE
         return torch.Size(padded)
+
+
+def _lies_transposed(x: torch.Tensor) -> bool:
+    return x.stride(0) == 1 and x.stride(1) != 1
 
 
 class Operands:

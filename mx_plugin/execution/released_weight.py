@@ -39,7 +39,7 @@ class PackedSource:
 class ReleasedWeight(torch.Tensor):
     """Stands in for a frozen parameter; ``decode()`` gives the values as an ordinary tensor.
 
-    ``transposed``: the parameter is stored (in, out). ``detach``, ``data`` and ``t`` give another
+    ``transposed``: the parameter is (in, out). ``strides``: as the full-precision tensor would have. ``detach``, ``data`` and ``t`` give another
     ReleasedWeight of the same packed copy; every other operation sees the decoded values. Copies and pickles are
     ordinary parameters.
     """
@@ -48,11 +48,13 @@ class ReleasedWeight(torch.Tensor):
     _transposed: bool
 
     @staticmethod
-    def __new__(cls, source: PackedSource, transposed: bool = False) -> ReleasedWeight:
+    def __new__(
+        cls, source: PackedSource, transposed: bool = False, strides: tuple[int, ...] | None = None
+    ) -> ReleasedWeight:
         packed = source.packed
         shape = tuple(reversed(packed.shape)) if transposed else tuple(packed.shape)
         self: ReleasedWeight = torch.Tensor._make_wrapper_subclass(
-            cls, shape, dtype=packed.dtype, device=packed.device, requires_grad=False
+            cls, shape, strides or (shape[1], 1), dtype=packed.dtype, device=packed.device, requires_grad=False
         )
         self._source, self._transposed = source, transposed
         return self
@@ -110,9 +112,9 @@ class ReleasedWeight(torch.Tensor):
         kwargs = kwargs or {}
         aten = torch.ops.aten
         if func in (aten.detach.default, aten.alias.default):
-            return ReleasedWeight(args[0]._source, args[0]._transposed)
+            return ReleasedWeight(args[0]._source, args[0]._transposed, args[0].stride())
         if func is aten.t.default:
-            return ReleasedWeight(args[0]._source, not args[0]._transposed)
+            return ReleasedWeight(args[0]._source, not args[0]._transposed, args[0].stride()[::-1])
         if func._schema.is_mutable:
             _refuse_writing(_written(func, args, kwargs), func)
         return func(*tree_map(_decoded, args), **tree_map(_decoded, kwargs))

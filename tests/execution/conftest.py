@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -68,3 +68,24 @@ def engines() -> Iterator[Any]:
     for engine in made:
         engine.restore()
     assert TRACKER.phase == "other"
+
+
+@pytest.fixture(params=["cpu", "reference"])
+def adopt(request: pytest.FixtureRequest) -> Iterator[Callable[..., Engine]]:
+    """``adopt(policy_mapping, {role: model}, **options)``, on either backend."""
+    made: list[Engine] = []
+
+    def make(policy: Any, roots: Any, **options: Any) -> Engine:
+        engine = Engine(PolicyProvider(make_policy(**policy)), get_backend(request.param), **options)
+        engine.adopt(roots)
+        made.append(engine)
+        return engine
+
+    yield make
+    for engine in made:
+        engine.restore()
+
+
+@pytest.fixture
+def frozen(model: TwoLayers) -> TwoLayers:
+    return model.requires_grad_(False)

@@ -1,92 +1,22 @@
-"""Frozen layers give up their full-precision weight, and nothing but memory and dgrad changes."""
+"""Which frozen layers give up their full-precision weight, and what is executed then."""
 
 from __future__ import annotations
 
 import copy
 import logging
-import pickle
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.multiprocessing.reductions import StorageWeakRef
 
-from mx_plugin import fake_quantize, get_backend, quantize
+from mx_plugin import fake_quantize
 from mx_plugin.errors import ReleasedWeightError
-from mx_plugin.execution.engine import Engine
-from mx_plugin.execution.layer import AdoptedLayer
-from mx_plugin.execution.weight_source import digest
 from mx_plugin.precision import PolicyProvider
 
 from .conftest import TwoLayers, make_policy
-
-ALL_MXFP8 = {"defaults": {"rollout": "MXFP8", "reward": "MXFP8", "gradient": "MXFP8"}}
-C_LIKE = {"defaults": {"rollout": "MXFP4", "reward": "MXFP8", "gradient": "FP16"}}
-
-
-class Memory:
-    """A source of weights that stands in for files: what was there when it was made, unless someone changes it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.stored = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-        self.broken = False
-
-    def __call__(self, layer: AdoptedLayer) -> Any:
-        return _Entry(self, f"{layer.name}.weight")
-
-
-class _Entry:
-    def __init__(self, memory: Memory, name: str) -> None:
-        self.memory, self.name = memory, name
-
-    def read(self) -> torch.Tensor:
-        if self.memory.broken:
-            raise OSError("the disk is gone")
-        return self.memory.stored[self.name]
-
-    def describe(self) -> dict[str, str]:
-        return {"file": "memory", "tensor": self.name}
-
-
-@pytest.fixture(params=["cpu", "reference"])
-def adopt(request: pytest.FixtureRequest) -> Iterator[Callable[..., Engine]]:
-    """``adopt(policy_mapping, {role: model}, **options)``, on either backend."""
-    made: list[Engine] = []
-
-    def make(policy: Any, roots: Any, **options: Any) -> Engine:
-        engine = Engine(PolicyProvider(make_policy(**policy)), get_backend(request.param), **options)
-        engine.adopt(roots)
-        made.append(engine)
-        return engine
-
-    yield make
-    for engine in made:
-        engine.restore()
-
-
-@pytest.fixture
-def frozen(model: TwoLayers) -> TwoLayers:
-    return model.requires_grad_(False)
-
-
-def decoded(weight: torch.Tensor, fmt: str = "MXFP8") -> torch.Tensor:
-    """The definition: what the weight is worth once packed, blocked along ``in``."""
-    return quantize(weight, fmt, scale_rule="rceil").dequantize()
-
-
-def reasons(engine: Engine) -> dict[str, str]:
-    return {f"{item.role}:{item.name}": item.reason for item in engine.releases.kept}
-
-
-def released(engine: Engine) -> set[str]:
-    return {f"{release.layer.role}:{release.layer.name}" for release in engine.releases.done}
-
+from .releasing import ALL_MXFP8, BOTH, C_LIKE, DGRAD_FP16, Memory, decoded, reasons, released
 
 # ---------------------------------------------------------------------------- which layers qualify
 
@@ -117,7 +47,6 @@ def test_a_policy_that_quantises_nothing_releases_nothing_and_says_so(
     assert "released no layer" in caplog.text and "not quantised in reward" in caplog.text
 
 
-BOTH = "MXFP8/MXFP8"
 FLOOR = {"format": BOTH, "scale_rule": "floor"}
 TURNED = {"format": BOTH, "hadamard": True}
 
@@ -259,15 +188,6 @@ def with_lora() -> TwoLayers:
     return model
 
 
-DGRAD_FP16 = {
-    "defaults": {
-        "rollout": "MXFP8",
-        "reward": "MXFP8",
-        "gradient": {"forward": BOTH, "dgrad": "FP16/MXFP8", "wgrad": BOTH},
-    }
-}
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("policy", [ALL_MXFP8, DGRAD_FP16], ids=["dgrad MXFP8", "dgrad FP16"])
 def test_one_packed_copy_serves_rollout_and_the_forward_of_gradient(
@@ -389,289 +309,3 @@ def test_layers_whose_formats_the_provider_changes_get_their_weight_back(
     with torch.no_grad():
         up = F.linear(fake_quantize(x, "MXFP8", scale_rule="rceil"), decoded(plain.up.weight, "MXFP6"), plain.up.bias)
         torch.testing.assert_close(frozen.up(x), up)
-
-
-# ---------------------------------------------------------------------------- reading
-
-
-def test_reading_decodes_and_the_parameter_looks_as_before(adopt: Any, frozen: TwoLayers, x: torch.Tensor) -> None:
-    plain = copy.deepcopy(frozen)
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    names = [name for name, _ in frozen.named_parameters()]
-    parameters = list(frozen.parameters())
-    engine.release()
-    weight, values = frozen.up.weight, decoded(plain.up.weight)
-    assert [name for name, _ in frozen.named_parameters()] == names
-    assert all(now is then for now, then in zip(frozen.parameters(), parameters, strict=True))
-    assert isinstance(weight, nn.Parameter) and weight.is_leaf and not weight.requires_grad
-    assert (weight.shape, weight.dtype, weight.device, weight.numel()) == (
-        plain.up.weight.shape,
-        torch.float32,
-        torch.device("cpu"),
-        64 * 48,
-    )
-    assert sum(p.numel() for p in frozen.parameters()) == sum(p.numel() for p in plain.parameters())
-    assert torch.equal(weight, values) and torch.equal(weight.clone(), values) and torch.equal(weight.data, values)
-    assert torch.equal(weight[3], values[3]) and weight.tolist() == values.tolist()
-    assert (weight.detach().cpu().numpy() == values.numpy()).all()
-    assert torch.equal(x @ weight.t(), x @ values.t())
-    assert torch.equal(F.linear(x, weight, frozen.up.bias), F.linear(x, values, plain.up.bias))
-    assert torch.equal(weight.to(torch.bfloat16), values.to(torch.bfloat16))
-    assert "ReleasedWeight(reward:up" in repr(weight)
-    frozen.requires_grad_(False)
-    frozen.zero_grad()
-
-
-def test_a_state_dict_holds_ordinary_decoded_tensors(adopt: Any, frozen: TwoLayers, tmp_path: Path) -> None:
-    plain = copy.deepcopy(frozen)
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    engine.release()
-    state = frozen.state_dict()
-    assert list(state) == list(plain.state_dict())
-    assert {type(tensor) for tensor in state.values()} == {torch.Tensor}
-    assert torch.equal(state["down.weight"], decoded(plain.down.weight))
-    assert torch.equal(state["lm_head.weight"], plain.lm_head.weight)
-    torch.save(state, tmp_path / "state.pt")
-    assert torch.equal(torch.load(tmp_path / "state.pt")["up.weight"], decoded(plain.up.weight))
-
-
-@pytest.mark.parametrize("copy_of", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
-def test_a_copy_is_an_ordinary_model_of_decoded_weights(
-    adopt: Any, frozen: TwoLayers, copy_of: Any, x: torch.Tensor
-) -> None:
-    plain = copy.deepcopy(frozen)
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    engine.release()
-    twin = copy_of(frozen)
-    assert type(twin.up) is nn.Linear and type(twin.up.weight) is nn.Parameter
-    assert torch.equal(twin.up.weight, decoded(plain.up.weight)) and not twin.up.weight.requires_grad
-    twin.up.weight.data.add_(1.0)
-    assert torch.equal(frozen.up.weight, decoded(plain.up.weight))
-
-
-def test_a_layer_that_stores_its_weight_transposed_is_released_too(
-    adopt: Any, x: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mx_plugin.execution.layer_types import LayerType
-
-    class Conv1D(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.randn(64, 48, generator=torch.Generator().manual_seed(2)))
-            self.bias = nn.Parameter(torch.zeros(48))
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return torch.addmm(self.bias, x, self.weight)
-
-    monkeypatch.setattr("mx_plugin.plugins.layer_types", lambda: [LayerType(Conv1D, transposed=True)])
-    model = nn.ModuleDict({"only": Conv1D().requires_grad_(False)})
-    stored = model["only"].weight.detach().clone()
-    results = []
-    for release in (False, True):
-        memory, engine = Memory(model), adopt(ALL_MXFP8, {"policy": model})
-        if release:
-            engine.release(memory)
-            assert torch.equal(model["only"].weight, decoded(stored.t()).t())
-            assert model.state_dict()["only.weight"].is_contiguous()
-        with engine.phase("rollout"), torch.no_grad():
-            rollout = model["only"](x)
-        results.append((rollout, model["only"](x.clone().requires_grad_()).detach()))
-        engine.restore()
-    for before, after in zip(*results, strict=True):
-        assert torch.equal(before, after)
-    assert torch.equal(model["only"].weight, stored) and model["only"].weight.is_contiguous()
-
-
-# ---------------------------------------------------------------------------- writing is refused
-
-
-def _load(model: TwoLayers, **options: Any) -> None:
-    model.load_state_dict({name: tensor + 1 for name, tensor in model.state_dict().items()}, **options)
-
-
-WRITES: dict[str, Callable[[TwoLayers], Any]] = {
-    "assign": lambda m: setattr(m.up, "weight", nn.Parameter(torch.zeros(48, 64))),
-    "assign None": lambda m: setattr(m.up, "weight", None),
-    "delete": lambda m: delattr(m.up, "weight"),
-    "register": lambda m: m.up.register_parameter("weight", nn.Parameter(torch.zeros(48, 64))),
-    "in place": lambda m: m.up.weight.add_(1.0),
-    "in place on data": lambda m: m.up.weight.data.mul_(0.5),
-    "in place on detach": lambda m: m.up.weight.detach().zero_(),
-    "augmented data, as a merge does": lambda m: m.up.weight.data.__iadd__(torch.ones(48, 64)),
-    "set data": lambda m: setattr(m.up.weight, "data", torch.zeros(48, 64)),
-    "copy": lambda m: m.up.weight.copy_(torch.zeros(48, 64)),
-    "item": lambda m: m.up.weight.__setitem__((0, 0), 1.0),
-    "out": lambda m: torch.add(torch.ones(48, 64), 1.0, out=m.up.weight),
-    "initialise": lambda m: nn.init.normal_(m.up.weight),
-    "foreach": lambda m: torch._foreach_add_([m.up.weight], 1.0),
-    "train": lambda m: m.requires_grad_(True),
-    "half": lambda m: m.half(),
-    "meta": lambda m: m.to("meta"),
-    "pointer": lambda m: m.up.weight.data_ptr(),
-    "load": _load,
-    "load by assigning": lambda m: _load(m, assign=True),
-}
-
-
-@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
-def test_writing_is_refused_with_the_remedy(
-    adopt: Any, frozen: TwoLayers, x: torch.Tensor, write: Callable[[TwoLayers], Any]
-) -> None:
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    engine.release()
-    before = frozen.up.weight.clone()
-    with torch.no_grad(), pytest.raises(RuntimeError, match=r"reward:(up|down)(.|\n)*release_frozen=False"):
-        write(frozen)
-    assert torch.equal(frozen.up.weight, before)
-
-
-def test_conversions_that_change_nothing_are_no_writes(adopt: Any, frozen: TwoLayers) -> None:
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    engine.release()
-    weight = frozen.up.weight
-    frozen.to("cpu").float().to(torch.float32)
-    assert frozen.up.weight is weight and list(frozen.up._parameters) == ["weight", "bias"]
-
-
-def test_a_parameter_put_in_behind_the_modules_back_is_noticed(
-    adopt: Any, frozen: TwoLayers, x: torch.Tensor, caplog: pytest.LogCaptureFixture
-) -> None:
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    engine.release()
-    other = nn.Parameter(torch.zeros(48, 64), requires_grad=False)
-    frozen.up._parameters["weight"] = other
-    with torch.no_grad(), pytest.raises(ReleasedWeightError, match="behind its back"):
-        frozen(x)
-    engine.restore()
-    assert frozen.up.weight is other and "reward:up was replaced" in caplog.text
-
-
-# ---------------------------------------------------------------------------- memory
-
-
-def test_full_precision_memory_goes_and_the_packed_copy_has_8_25_bits_a_value(adopt: Any) -> None:
-    model = nn.ModuleDict({f"l{i}": nn.Linear(256, 512, bias=False).bfloat16() for i in range(4)})
-    model.requires_grad_(False)
-    memory = [StorageWeakRef(parameter.untyped_storage()) for parameter in model.parameters()]
-    engine = adopt(ALL_MXFP8, {"reference": model})
-    engine.release()
-    assert all(storage.expired() for storage in memory)
-    told = engine.releases.describe()
-    assert told["packed_bytes"] / told["bytes"] == 8.25 / 16
-    counters = engine.backend.counters()
-    if engine.backend.name == "cpu":
-        assert counters.extra["bytes_held"] == told["packed_bytes"], "the backend holds no other copy"
-
-
-RESIDENT = """
-import torch
-from torch import nn
-from mx_plugin import PrecisionPolicy, get_backend
-from mx_plugin.execution.engine import Engine
-from mx_plugin.precision import PolicyProvider
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * 4096
-
-backend = get_backend("cpu")
-start = resident()
-model = nn.ModuleDict({f"l{i}": nn.Linear(2048, 2048, bias=False, dtype=torch.bfloat16) for i in range(12)})
-model.requires_grad_(False)
-before = resident() - start
-everything = {"rollout": "MXFP8", "reward": "MXFP8", "gradient": "MXFP8"}
-policy = PrecisionPolicy.from_dict({"version": 1, "name": "all", "defaults": everything})
-engine = Engine(PolicyProvider(policy), backend)
-engine.adopt({"reference": model})
-engine.release()
-print(before, resident() - start, sum(p.nbytes for p in model.parameters()), backend.name)
-"""
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="resident size is read from /proc")
-def test_the_resident_size_of_the_process_falls_with_it() -> None:
-    run = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
-    before, after, nbytes, backend = run.stdout.split()
-    assert int(before) > 0.95 * int(nbytes)
-    kept_decoded = 1.0 if backend == "reference" else 0.0
-    assert int(after) < (8.25 / 16 + kept_decoded + 0.1) * int(nbytes)
-
-
-# ---------------------------------------------------------------------------- restoration
-
-
-def test_restoring_reloads_from_the_source_and_leaves_ordinary_modules(adopt: Any, model: TwoLayers) -> None:
-    plain = copy.deepcopy(model)
-    model.up.weight._is_hf_initialized = True
-    parameters = list(model.parameters())
-    engine = adopt(ALL_MXFP8, {"reward": model})
-    engine.release(Memory(plain), frozen_roles={"reward"})
-    engine.restore()
-    assert [type(module) for module in model.modules()] == [type(module) for module in plain.modules()]
-    for now, then, before in zip(model.parameters(), plain.parameters(), parameters, strict=True):
-        assert now is before and type(now) is nn.Parameter
-        assert torch.equal(now, then) and now.requires_grad == then.requires_grad
-    assert model.up.weight.__dict__ == {"_is_hf_initialized": True}
-    assert {release.restored for release in engine.releases.done} == {"source"}
-    torch.optim.SGD(model.parameters(), lr=1.0)
-    model(torch.randn(2, 64)).sum().backward()
-    assert model.up.weight.grad is not None
-    model.up.weight.data.zero_()
-
-
-@pytest.mark.parametrize(
-    ("how", "why"),
-    [
-        ("none", "no local source of it is known"),
-        ("another", "the file's tensor is not the weight that the model has now"),
-        ("changed", "the file's tensor has changed since: its SHA-256 is not the recorded one"),
-        ("broken", "it cannot be read: OSError: the disk is gone"),
-    ],
-)
-def test_without_a_source_decoded_values_stay_and_log_and_record_say_so(
-    adopt: Any, frozen: TwoLayers, how: str, why: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    plain = copy.deepcopy(frozen)
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    source = Memory(frozen)
-    if how == "another":
-        source.stored["up.weight"] = source.stored["up.weight"] + 1
-    engine.release(lambda layer: None if how == "none" else source(layer))
-    if how in ("none", "another"):
-        assert "will keep decoded MX values" in caplog.text
-    if how == "changed":
-        source.stored["up.weight"] = source.stored["up.weight"] + 1
-    source.broken = how == "broken"
-    caplog.clear()
-    engine.restore()
-    assert type(frozen.up.weight) is nn.Parameter and torch.equal(frozen.up.weight, decoded(plain.up.weight))
-    assert why in caplog.text and "keep decoded MX values" in caplog.text and "reward:up" in caplog.text
-    told = {entry["layer"]: entry for entry in engine.releases.describe()["layers"]}
-    assert (told["up"]["restored"], told["up"]["why_not_from_source"]) == ("decoded", why)
-    frozen.up.weight.data.zero_()
-
-
-def test_a_source_in_another_dtype_counts_if_the_weight_came_from_it(adopt: Any, frozen: TwoLayers) -> None:
-    source = Memory(frozen)
-    before = frozen.bfloat16().up.weight.detach().clone()
-    engine = adopt(ALL_MXFP8, {"reward": frozen})
-    engine.release(source)
-    told = engine.releases.describe()["layers"][0]
-    assert told["source"] == {"file": "memory", "tensor": "up.weight", "sha256": digest(source.stored["up.weight"])}
-    engine.restore()
-    assert torch.equal(frozen.up.weight, before) and frozen.up.weight.dtype == torch.bfloat16
-
-
-def test_restoring_while_a_graph_is_alive_gives_an_ordinary_weight_all_the_same(
-    adopt: Any, frozen: TwoLayers, x: torch.Tensor
-) -> None:
-    """As after an exception in the middle of a forward pass: frames keep the graph."""
-    plain = copy.deepcopy(frozen)
-    engine = adopt(ALL_MXFP8, {"policy": frozen})
-    engine.release(Memory(frozen))
-    leaf = x.clone().requires_grad_()
-    y = frozen(leaf)
-    engine.restore()
-    assert type(frozen.up.weight) is nn.Parameter and torch.equal(frozen.up.weight, plain.up.weight)
-    y.sum().backward()
-    assert leaf.grad is not None
