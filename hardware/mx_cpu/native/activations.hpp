@@ -9,17 +9,39 @@
 namespace {
 
 // Magnitudes whose products stay normal: weights are no smaller either (native_weight.py), or `exact` is set.
-constexpr int32_t SMALLEST = (127 - 63) << 23, LARGEST = (127 + 100) << 23;
+constexpr int SMALLEST_EXPONENT = -63, LARGEST_EXPONENT = 100;
+constexpr int32_t SMALLEST = (127 + SMALLEST_EXPONENT) << 23, LARGEST = (127 + LARGEST_EXPONENT) << 23;
 constexpr int MAX_PLANES = 3;
 
 MX_INLINE int planes_of(const MxLinear& w, int32_t type) {
   return w.quantised || type == MX_BF16 ? 1 : type == MX_F16 ? 2 : MAX_PLANES;
 }
 
+// How a linear layer casts its activations.
+struct ActivationRule {
+  Rule rule;
+  WordRule words;
+  explicit ActivationRule(const MxLinear& w)
+      : rule(w.activation_rule), words(w.activation_rule, SMALLEST_EXPONENT, LARGEST_EXPONENT) {}
+};
+
 // Elements k .. k + room of one row (zeros past `in`; room a multiple of 32, at most TILE), plane by plane to
 // `to` + plane * stride. False when a magnitude lies outside the range above.
-MX_INLINE bool activation_tile(const MxLinear& w, const Rule& rule, const void* x, int64_t row, int64_t k, int64_t room,
+MX_INLINE bool activation_tile(const MxLinear& w, const ActivationRule& by, const void* x, int64_t row, int64_t k, int64_t room,
                                int32_t type, int planes, int64_t stride, uint16_t* to) {
+  const Rule& rule = by.rule;
+  const WordRule& words = by.words;
+  if (words.fits && w.quantised && type != MX_F16) {
+    WordTile t;
+    const int64_t blocks = room / BLOCK;
+    if (WordTile::read(t, x, row * w.in + k, w.in - k, blocks, type, rule, words)) {
+      for (int64_t b = 0; b < blocks; ++b) {
+        const __m512i v = _mm512_load_si512(t.words[b]), binade = t.binades_of(b);
+        _mm512_store_si512(to + b * BLOCK, word_values(round_words(v, binade, words), v, binade, words));
+      }
+      return true;
+    }
+  }
   alignas(64) float tile[TILE];
   load_tile(x, row * w.in + k, least(w.in - k, room), room, type, tile);
   TileScales scales;

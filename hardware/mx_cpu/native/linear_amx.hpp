@@ -77,7 +77,7 @@ bool prepare_tiles(const MxLinear& w, const void* x, int64_t rows, int32_t type,
   const int planes = planes_of(w, type);
   const int64_t blocks = ceil_div(w.in, BLOCK), each = ceil_div(rows, SIDE), spans = ceil_div(blocks, TILE_BLOCKS);
   uint16_t* data = static_cast<uint16_t*>(mx_scratch(0, planes * each * spans * SPAN_WORDS * 2));
-  const Rule rule(w.activation_rule);
+  const ActivationRule rule(w);
   int outside = 0;
   auto body = [&](int64_t item) {
     const int64_t group = item / spans, block = item % spans * TILE_BLOCKS, m0 = group * SIDE;

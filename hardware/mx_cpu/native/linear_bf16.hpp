@@ -23,7 +23,7 @@ bool prepare(const MxLinear& w, const void* x, int64_t rows, int32_t type, int32
   const int planes = planes_of(w, type);
   const int64_t stride = padded % 1024 == 0 ? padded + 32 : padded;
   uint16_t* data = static_cast<uint16_t*>(mx_scratch(0, planes * rows * stride * 2 + 64));
-  const Rule rule(w.activation_rule);
+  const ActivationRule rule(w);
   int outside = 0;
   auto body = [&](int64_t item) {
     const int64_t row = item / tiles, k = item % tiles * TILE, room = least(padded - k, TILE);
