@@ -21,6 +21,7 @@ _CHOICES = {
     "reference": ("match", "own"),
     "on_unhit": ("fail", "warn"),
     "on_mismatch": ("warn", "fail"),
+    "gradient_product_dtype": ("auto", "bfloat16", "float32"),
 }
 
 
@@ -66,6 +67,13 @@ class MXConfig:
     release_frozen: bool = field(
         default=False,
         metadata={"help": "Frozen layers of one format (reference, reward, bases of LoRA) keep only packed weights."},
+    )
+    gradient_product_dtype: str = field(
+        default="auto",
+        metadata={
+            "help": "What a float32 model's MX training products multiply: bfloat16, float32, or auto (bfloat16 where "
+            "results stay float32)."
+        },
     )
     on_unhit: str = field(
         default="fail", metadata={"help": "When an adopted layer never executed in a phase that ran: fail or warn."}

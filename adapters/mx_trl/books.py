@@ -92,6 +92,7 @@ class Books:
                 "mx": session.config.to_dict(),
                 "provider": dict(engine.provider.describe()),
                 "formats": engine.resolved(),
+                "gradient_products": engine.gradient_products(),
                 "unquantised": _unquantised_dtypes(engine.layers),
                 "left_out": [vars(item) for item in engine.left_out],
                 **({"released": engine.releases.describe()} if session.config.release_frozen else {}),

@@ -64,6 +64,7 @@ class Session:
             policy_scoring=self._policy_scoring(),
             reference=config.reference,
             match_phase=self.roles.logprob_phase,
+            gradient_product_dtype=config.gradient_product_dtype,
         )
         self.books = Books(self)
         self._stack.callback(self.books.close)

@@ -103,26 +103,29 @@ class NativeCasts:
         return memory[:nbytes].view(dtype).view(shape)
 
     def bind(self, fmt: str, dim: int, rounding: str, scale_rule: str) -> BoundCast:
-        """``fake_quantize`` with its rule looked up and its C struct filled as far as it goes."""
+        """``fake_quantize`` of matrices into ``out``, with its rule looked up; what else comes goes the general way."""
         rule = cast_rule(fmt, rounding, scale_rule)
-        stochastic, run = rule.stochastic, self._native.cast
-        idle: list[Cast] = []  # structs that no call is using: one for each thread that ever cast at the same time
+        stochastic, along, run = rule.stochastic, dim in (-1, 1), self._native.cast
+        known = rule.block_size == BLOCK and dim in (-2, -1, 0, 1)
+        idle: list[Cast] = []  # structs that no call is using: as many as calls ever ran at once
 
         def bound(
             x: torch.Tensor, out: torch.Tensor | None, key: StochasticKey | None, hadamard: StochasticKey | None
         ) -> torch.Tensor:
-            plan = None if out is None or stochastic != (key is not None) else _plan(x, out, dim, hadamard, stochastic)
-            if out is None or plan is None or rule.block_size != BLOCK:
+            order = None
+            if known and out is not None and stochastic is (key is not None):
+                order = _order(x, out, along, hadamard is not None, stochastic)
+            if order is None or out is None:
                 return self.fake_quantize(x, fmt, dim, rounding, scale_rule, key, hadamard, out)
             try:
                 job = idle.pop()
             except IndexError:
                 job = Cast()
                 job.rule = self.rule(rule)
-            job.before, job.length, job.after, job.out_length = plan
+            job.before, job.length, job.after, job.out_length = order
             if stochastic:
                 job.rounding = Key.of(key)
-            job.hadamard = Key.of(hadamard) if hadamard is not None else _NO_KEY
+            job.hadamard = _NO_KEY if hadamard is None else Key.of(hadamard)
             job.source, job.source_type = x.data_ptr(), TYPES[x.dtype]
             job.values, job.values_type = out.data_ptr(), TYPES[out.dtype]
             job.threads = _get_threads()
@@ -194,19 +197,19 @@ def _writable(out: torch.Tensor, x: torch.Tensor) -> bool:
     return out.dtype == x.dtype or out.untyped_storage().data_ptr() != x.untyped_storage().data_ptr()
 
 
-def _plan(
-    x: torch.Tensor, out: torch.Tensor, dim: int, hadamard: StochasticKey | None, stochastic: bool
+def _order(
+    x: torch.Tensor, out: torch.Tensor, along: bool, rotated: bool, stochastic: bool
 ) -> tuple[int, int, int, int] | None:
-    """(before, length, after, out_length) of a matrix that is cast in its own memory order, else None."""
-    if not (x.is_cpu and out.is_cpu and x.dim() == 2 and x.dtype in TYPES and out.dtype in TYPES):
+    """(before, length, after, out_length) of a CPU matrix that is cast in its own memory order, else None."""
+    shape = x.shape
+    if len(shape) != 2 or not x.is_cpu or not out.is_cpu or x.dtype not in TYPES or out.dtype not in TYPES:
         return None
-    rows, columns = x.shape
+    rows, columns = shape
     if not rows or not columns or (x.requires_grad and torch.is_grad_enabled()):
         return None
-    along = dim in (-1, 1)
     length, others = (columns, rows) if along else (rows, columns)
-    out_length = length if hadamard is None else -(-length // BLOCK) * BLOCK
-    if tuple(out.shape) != ((rows, out_length) if along else (out_length, columns)):
+    out_length = -(-length // BLOCK) * BLOCK if rotated else length
+    if out.shape != ((rows, out_length) if along else (out_length, columns)):
         return None
     if not (x.is_contiguous() and out.is_contiguous()):
         # Both transposed: the same blocks in the other order. Draws are counted in x's order, so they cannot.

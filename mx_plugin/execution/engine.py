@@ -21,13 +21,11 @@ from .adoption import LeftOut, select
 from .freshness import WriteWatch
 from .hits import Hits, count_hits, find_unhit
 from .layer import AdoptedLayer
-from .operands import Keys, bind_reference_cast
 from .packing import PackedWeights
 from .phases import TRACKER
-from .products import LayerProducts, narrow_product
 from .release import Releases, SourceOf
 from .routes import GradientRoute, PackedRoute, PlainGradientRoute, PlainRoute, Route
-from .scratch import Scratch
+from .training import TrainingProducts
 from .work import Collector
 
 log = logging.getLogger(__name__)
@@ -47,9 +45,11 @@ class Engine:
             ``gradient`` or ``rollout``.
         reference: ``match`` gives the reference the formats in which the policy's log-probs are
             computed (``match_phase``), so that KL is not biased from step 0; ``own`` its ``reward`` ones.
-        gradient_product_dtype: what a float32 model's training products multiply where both operands are exact in
-            bfloat16: ``auto`` bfloat16 where the backend returns float32 results, else float32; ``bfloat16``
-            always, rounding results to bfloat16 where it must; ``float32`` never.
+        gradient_product_dtype: what a float32 model's training products multiply where both operands are in an
+            MX format: ``auto``, ``bfloat16`` or ``float32``, see ``product_dtype.CHOICES``.
+
+    Raises:
+        PolicyError: ``gradient_product_dtype`` is not a choice.
     """
 
     def __init__(
@@ -71,7 +71,6 @@ class Engine:
         self.policy_scoring = policy_scoring
         self.reference = reference
         self.match_phase = match_phase
-        self.gradient_product_dtype = gradient_product_dtype
         self.layers: list[AdoptedLayer] = []
         self.left_out: list[LeftOut] = []
         self.phases_run: set[str] = set()
@@ -80,12 +79,10 @@ class Engine:
         self._packs: dict[int, PackedWeights] = {}
         self.releases = Releases(self._packs, self._asked)
         self._roots: dict[str, nn.Module] = {}
-        self._products: list[LayerProducts] = []
-        self._scratch = Scratch()
+        self._products = TrainingProducts(seed, gradient_product_dtype)
         self._tables: dict[str, list[tuple[AdoptedLayer, Route]]] = {}
         self._policy_names: set[str] = set()
         self._watch: WriteWatch | None = None
-        self._step = 0
 
     # ------------------------------------------------------------------ adoption
 
@@ -102,7 +99,7 @@ class Engine:
         self._check_backends([layer.name for layer in layers])
         self.provider.start([layer.info for layer in layers])
         self.layers, self._roots = layers, dict(roots)
-        self._scratch.open()
+        self._products.scratch.open()
         self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
         self._warn_of_unmatched_reference()
         for layer in layers:
@@ -134,7 +131,7 @@ class Engine:
         """
         self.releases.release(self.layers, self._roots, source_of, frozen_roles, withheld or {})
         self._tables.clear()
-        self._products.clear()
+        self._products.forget()
         TRACKER.rest()
 
     def _warn_of_unmatched_reference(self) -> None:
@@ -163,7 +160,7 @@ class Engine:
             layer.shed()
             self._packs[id(layer)].drop()
         self._tables.clear()
-        self._scratch.close()
+        self._products.scratch.close()
 
     def __enter__(self) -> Engine:
         return self
@@ -210,15 +207,13 @@ class Engine:
         if self.provider.observe(step, metrics):
             log.info("step %d: the provider changed its mind; formats are asked for again", step)
             self._tables.clear()
-            self._products.clear()
+            self._products.forget()
             self.releases.take_back_changed()
             self.invalidate()
 
     def advance(self, step: int) -> None:
         """A training step begins: stochastic rounding draws from its stream."""
-        self._step = step
-        for products in self._products:
-            products.step, products.call = step, 0
+        self._products.advance(step)
 
     # ------------------------------------------------------------------ phases
 
@@ -241,12 +236,12 @@ class Engine:
         executed is booked under ``other`` and never as a hit. Gradients must be off.
         """
         with TRACKER.pushed(phases.OTHER):
-            known = len(self._products)
+            known = self._products.count
             for layer in self.layers:
                 phase = phase_by_role.get(layer.role, phases.OTHER)
                 layer.route = self._route(layer, phases.OTHER if phase == "FP16" else phase, phases.OTHER, False)
             # These routes end with the block: products that stayed registered would never be freed.
-            del self._products[known:]
+            self._products.forget(known)
             yield
 
     def invalidate(self, role: str | None = None) -> None:
@@ -279,7 +274,7 @@ class Engine:
                 self.work.note(tally, layer, UNQUANTISED, None)
                 return PlainGradientRoute(layer.module, layer.original, layer.in_features, tally, layer.layer_type)
             self.work.note(tally, layer, formats, None)
-            products = self._layer_products(layer, formats)
+            products = self._products.of(layer, formats, self._backend_of(layer))
             return GradientRoute(layer.module, layer.layer_type, products, layer.in_features, tally)
         if not formats.forward.pair.quantised:
             self.work.note(tally, layer, UNQUANTISED, None)
@@ -287,7 +282,7 @@ class Engine:
         if formats.forward.pair.weights == "FP16":
             only_forward = LayerFormats(forward=formats.forward)
             self.work.note(tally, layer, only_forward, None)
-            products = self._layer_products(layer, only_forward)
+            products = self._products.of(layer, only_forward, self._backend_of(layer))
             return GradientRoute(layer.module, layer.layer_type, products, layer.in_features, tally)
         return self._armed(layer, formats, booked)
 
@@ -310,23 +305,6 @@ class Engine:
             return packed_route(x)
 
         return arm
-
-    def _layer_products(self, layer: AdoptedLayer, formats: LayerFormats) -> LayerProducts:
-        backend = self._backend_of(layer)
-        bind = backend.bind_cast
-        if not backend.capabilities.fake_quantize:
-            log.info("backend %s has no fake_quantize: %s is cast by the reference", backend.name, layer.name)
-            bind = bind_reference_cast
-        products = LayerProducts(
-            formats,
-            bind,
-            Keys(self.seed, f"{layer.role}/{layer.name}"),
-            self._scratch,
-            narrow_product(self.gradient_product_dtype, backend, layer.weight),
-        )
-        products.step = self._step
-        self._products.append(products)
-        return products
 
     def _check_backends(self, names: Sequence[str]) -> None:
         for pattern in self.backends:
@@ -351,8 +329,13 @@ class Engine:
 
     @property
     def scratch_bytes(self) -> int:
-        """Bytes held for operands of training products; freed when the engine restores."""
-        return self._scratch.nbytes
+        """Bytes held now for operands of training products; freed when the engine restores."""
+        return self._products.scratch.nbytes
+
+    def gradient_products(self) -> dict[str, Any]:
+        """What the layers that train in MX formats multiply, and the memory that it takes: for config.json."""
+        trained = (layer for layer in self.layers if self.formats(layer, phases.GRADIENT).quantised)
+        return self._products.describe((self._backend_of(layer), layer) for layer in trained)
 
     def unhit(self) -> list[tuple[str, str, str]]:
         """(role, phase, layer) of every layer whose format was silently skipped."""

@@ -100,8 +100,9 @@ class OperandCast:
             # An accelerator's allocator keeps memory by stream, which we could not.
             source = x.float() * _PRESCALE if self._prescaled else x
             return self._cast(source, None, key, hadamard).to(dtype)
-        # Blocks across memory are cast as well as those along it: a transposed weight is not copied first.
-        transposed = transposed or _lies_transposed(x)
+        # Blocks across memory are cast as well as those along it: a transposed weight is not copied first. Draws
+        # are counted in the order of the operand's own rows.
+        transposed = transposed or (not self.draws and _lies_transposed(x))
         shape = x.shape if hadamard is None else self._whole(x.shape)
         out = workspace.tensor(self._slot, shape, dtype, transposed)
         if self._prescaled:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..interfaces import Backend, MatrixProduct
+from ..interfaces import MatrixProduct
 from ..precision.formats import LayerFormats
 from .operands import BindCast, Keys, Operands
 from .phases import TRACKER
@@ -21,19 +21,6 @@ from .tally import Tally
 
 _BFLOAT16 = torch.bfloat16
 _FLOAT32 = torch.float32
-
-
-def narrow_product(choice: str, backend: Backend, weight: torch.Tensor) -> MatrixProduct | None:
-    """What multiplies bfloat16 operands for a float32 ``weight``: see ``Engine.gradient_product_dtype``."""
-    if choice == "float32" or weight.dtype != _FLOAT32:
-        return None
-    exact = backend.bfloat16_product(weight.device)
-    return _rounded_product if exact is None and choice == "bfloat16" else exact
-
-
-def _rounded_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """torch rounds the result of bfloat16 operands to bfloat16; float32 sums inside."""
-    return torch.mm(a, b).float()
 
 
 class LayerProducts:
@@ -101,8 +88,9 @@ class LayerProducts:
         dtypes, narrow = self._dtypes(operands, x, dy, compute)
         workspace = self._scratch.borrow()
         try:
-            # oneDNN takes twice as long where the left operand's rows do not lie along memory.
-            a, g, factor = operands.cast(x, dy, dtypes, workspace, self.step, call, transposed=True)
+            # oneDNN takes twice as long over 16-bit operands when the left one's rows do not lie along memory.
+            turned = narrow is None and dtypes[1].itemsize == 2
+            a, g, factor = operands.cast(x, dy, dtypes, workspace, self.step, call, turned)
             dw = torch.mm(g.t(), a) if narrow is None else narrow(g.t(), a)
         finally:
             self._scratch.give_back(workspace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -213,3 +214,52 @@ def test_what_cannot_be_cast_is_refused_as_the_core_does(backend: NativeBackend)
 
 def test_the_level_in_force_is_the_one_asked_for(level: str) -> None:
     assert library().level == level
+
+
+@pytest.mark.parametrize("dim", [0, 1, -1])
+@pytest.mark.parametrize("transposed", [(False, False), (True, True), (False, True), (True, False)])
+@pytest.mark.parametrize("source", DTYPES)
+def test_a_bound_cast_writes_the_same_bits_in_every_layout(
+    backend: NativeBackend, source: torch.dtype, transposed: tuple[bool, bool], dim: int
+) -> None:
+    for shape in ((1, 1), (64, 32), (37, 70), (3, 129)):
+        x = awkward(shape, source)
+        x = x.t().contiguous().t() if transposed[0] else x
+        for key, turn in ((None, None), (KEY, None), (None, TURN), (KEY, TURN)):
+            bound = backend.bind_cast("MXFP6", dim, rounding=rounding(key), scale_rule="rceil")
+            options = {"rounding": rounding(key), "scale_rule": "rceil", "key": key, "hadamard": turn}
+            expected = formats.fake_quantize(x, "MXFP6", dim, out=None, **options).float()
+            for result in DTYPES:
+                out = torch.empty(expected.shape, dtype=result)
+                out = out.t().contiguous().t() if transposed[1] else out
+                y = bound(x, out, key, turn)
+                assert y is out
+                wide = formats.fake_quantize(x.float(), "MXFP6", dim, **options)
+                assert same_bits(y, wide.to(result))
+            assert same_bits(bound(x, None, key, turn).float(), expected)
+
+
+def test_a_bound_cast_serves_threads_at_once(backend: NativeBackend) -> None:
+    bound = backend.bind_cast("MXFP8", 0, scale_rule="rceil")
+    sources = [awkward((40 + i, 96), torch.bfloat16, seed=i) for i in range(16)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda x: bound(x, torch.empty_like(x), None, None), sources))
+    for x, y in zip(sources, results, strict=True):
+        assert same_bits(y, formats.fake_quantize(x, "MXFP8", 0, scale_rule="rceil"))
+
+
+def test_a_bound_cast_takes_what_the_kernels_do_not(backend: NativeBackend) -> None:
+    """Tensors of other ranks, empty ones, and ones whose gradient is recorded."""
+    bound = backend.bind_cast("MXFP8", -1)
+    for shape in ((5,), (2, 3, 40), (0, 8), (8, 0)):
+        x = awkward(shape, torch.float32)
+        assert same_bits(bound(x, torch.empty_like(x), None, None), formats.fake_quantize(x, "MXFP8", -1))
+    leaf = torch.randn(4, 40, requires_grad=True)
+    bound(leaf, None, None, None).sum().backward()
+    assert torch.equal(leaf.grad, torch.ones(4, 40))
+    with pytest.raises(FormatError, match="leave out"):
+        bound(leaf, torch.empty(4, 40), None, None)
+    with pytest.raises(FormatError, match="shape"):
+        bound(leaf.detach(), torch.empty(4, 41), None, None)
+    with pytest.raises(FormatError, match="key"):
+        backend.bind_cast("MXFP8", -1, rounding="stochastic")(leaf.detach(), torch.empty(4, 40), None, None)

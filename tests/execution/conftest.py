@@ -12,6 +12,7 @@ from torch import nn
 from mx_plugin import get_backend
 from mx_plugin.execution.engine import Engine
 from mx_plugin.execution.phases import TRACKER
+from mx_plugin.interfaces import Backend
 from mx_plugin.precision import PolicyProvider, PrecisionPolicy
 
 
@@ -55,11 +56,14 @@ C_LIKE: Mapping[str, Any] = {
 
 @pytest.fixture
 def engines() -> Iterator[Any]:
-    """``engines(policy_mapping, {role: model}, **options)``: adopted engines, restored at the end."""
+    """``engines(policy_mapping, {role: model}, backend, **options)``: adopted engines, restored at the end."""
     made: list[Engine] = []
 
-    def make(policy: Mapping[str, Any], roots: Mapping[str, nn.Module], **options: Any) -> Engine:
-        engine = Engine(PolicyProvider(make_policy(**policy)), get_backend("reference"), **options)
+    def make(
+        policy: Mapping[str, Any], roots: Mapping[str, nn.Module], backend: Backend | str = "reference", **options: Any
+    ) -> Engine:
+        backend = get_backend(backend) if isinstance(backend, str) else backend
+        engine = Engine(PolicyProvider(make_policy(**policy)), backend, **options)
         engine.adopt(roots)
         made.append(engine)
         return engine
