@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.metadata
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
-from mx_plugin.hookspecs import hookimpl
+from mx_plugin.hookspecs import RegisterBench, hookimpl
+
+if TYPE_CHECKING:
+    from mx_plugin.bench import Bench, Row
 
 MX_PLUGIN_INTERFACE = (1, 0)
 
@@ -57,3 +62,42 @@ def framework_checks() -> list[Any]:
         else:
             checks.append(Check(name, "ok", version))
     return checks
+
+
+@hookimpl
+def mx_register_benches(register: RegisterBench) -> None:
+    """What needs a framework: whole generations and whole PPO steps."""
+    register("decode", _decode, _add_decode_arguments, summary="generate under policy C, in tokens a second")
+    register("step", _step, _add_step_arguments, summary="a whole PPO step against plain TRL")
+
+
+def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tokens", type=int, default=32, help="decode: new tokens of each sequence (default: 32)")
+
+
+def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--rounds", type=int, default=2, help="step: rounds of two measured PPO steps (default: 2)")
+    parser.add_argument("--ppo-epochs", default="4", help="step: num_ppo_epochs, one or several (default: TRL's, 4)")
+
+
+def _decode(bench: Bench) -> Iterator[Row]:
+    _need("transformers")
+    from .bench.decode import decode_rows
+
+    return decode_rows(bench)
+
+
+def _step(bench: Bench) -> Iterator[Row]:
+    _need("transformers")
+    _need("trl")
+    from .bench.step import step_rows
+
+    return step_rows(bench)
+
+
+def _need(framework: str) -> None:
+    from mx_plugin.bench import BenchUnavailable
+
+    if find_spec(framework) is None:
+        remedies = {name: remedy for name, _, remedy in _FRAMEWORKS}
+        raise BenchUnavailable(f"{framework} is not installed: {remedies[framework]}")

@@ -104,19 +104,18 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _measured(chosen: list[RegisteredBench], bench: Bench, named: bool) -> Iterator[Row]:
     for registered in chosen:
-        rows = registered.rows(bench)
-        while True:
-            try:
-                with redirect_stdout(sys.stderr):  # a peer or trainer that prints must not spoil the table
-                    row = next(rows)
-            except StopIteration:
-                break
-            except BenchUnavailable as error:
-                if named:
-                    raise
-                bench.note(f"{registered.name} is left out: {error}")
-                break
-            yield row
+        try:
+            with redirect_stdout(sys.stderr):  # a peer or trainer that prints must not spoil the table
+                rows = registered.rows(bench)
+                row = next(rows, None)
+            while row is not None:
+                yield row
+                with redirect_stdout(sys.stderr):
+                    row = next(rows, None)
+        except BenchUnavailable as error:
+            if named:
+                raise
+            bench.note(f"{registered.name} is left out: {error}")
 
 
 # ---------------------------------------------------------------------------- the machine
