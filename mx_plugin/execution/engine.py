@@ -99,6 +99,7 @@ class Engine:
         self._check_backends([layer.name for layer in layers])
         self.provider.start([layer.info for layer in layers])
         self.layers, self._roots = layers, dict(roots)
+        self.releases = Releases(self._packs, self._asked)
         self._products.scratch.open()
         self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
         self._warn_of_unmatched_reference()

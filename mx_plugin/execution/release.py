@@ -151,7 +151,7 @@ class Releases:
 
     def as_executed(self, layer: AdoptedLayer, phase: str, formats: LayerFormats) -> LayerFormats:
         """``formats``, except that dgrad of a released layer has no unquantised W to take."""
-        if phase != phases.GRADIENT or not layer.released or formats.dgrad.pair.weights != FP16:
+        if phase != phases.GRADIENT or id(layer) not in self._by_layer or formats.dgrad.pair.weights != FP16:
             return formats
         pair = Pair(formats.weights, formats.dgrad.pair.activations)
         return replace(formats, dgrad=replace(formats.dgrad, pair=pair))
@@ -182,6 +182,7 @@ class Releases:
             chosen = one_format(release.layer, release.phases, self._asked)
             if chosen != (release.weights, release.scale_rule):
                 self._restore(release)
+                del self._by_layer[id(release.layer)]
                 log.warning(
                     "%s is not released any more, its formats have changed; it was restored: %s",
                     _name(release),
@@ -192,9 +193,10 @@ class Releases:
 
     def restore(self) -> None:
         """Every module gets an ordinary parameter again, one after the other; idempotent."""
-        if not self._by_layer:
+        waiting = [release for release in self.done if not release.restored]
+        if not waiting:
             return
-        for release in list(self._by_layer.values()):
+        for release in waiting:
             self._restore(release)
         decoded = [release for release in self.done if release.restored == "decoded"]
         reloaded = sum(release.restored == "source" for release in self.done)
@@ -208,7 +210,6 @@ class Releases:
 
     def _restore(self, release: Release) -> None:
         layer, parameter = release.layer, release.parameter
-        del self._by_layer[id(layer)]
         if layer.module._parameters.get("weight") is parameter and isinstance(parameter, ReleasedWeight):
             values = self._reloaded(release)
             if values is None:

@@ -39,9 +39,9 @@ class PackedSource:
 class ReleasedWeight(torch.Tensor):
     """Stands in for a frozen parameter; ``decode()`` gives the values as an ordinary tensor.
 
-    ``transposed``: the parameter is (in, out). ``strides``: as the full-precision tensor would have. ``detach``, ``data`` and ``t`` give another
-    ReleasedWeight of the same packed copy; every other operation sees the decoded values. Copies and pickles are
-    ordinary parameters.
+    ``transposed``: the parameter is (in, out). ``strides``: those that the full-precision tensor would have.
+    ``detach``, ``data`` and ``t`` give another ReleasedWeight of the same packed copy; every other operation sees
+    the decoded values. Copies and pickles are ordinary parameters.
     """
 
     _source: PackedSource

@@ -270,15 +270,21 @@ def test_under_checkpointing_and_autocast_a_released_layer_computes_what_it_did(
         torch.testing.assert_close(after, before, rtol=0.1, atol=0.05)  # dgrad differs, as documented
 
 
-def test_work_of_a_released_layer_is_booked_without_casts_of_its_weight(adopt: Any, x: torch.Tensor) -> None:
+@pytest.mark.parametrize("policy", [ALL_MXFP8, DGRAD_FP16], ids=["dgrad MXFP8", "dgrad FP16"])
+def test_work_of_a_released_layer_is_booked_as_executed_without_casts_of_its_weight(
+    adopt: Any, x: torch.Tensor, policy: Any
+) -> None:
     layer = nn.Linear(64, 32, bias=False).requires_grad_(False)
-    engine = adopt(ALL_MXFP8, {"policy": nn.ModuleDict({"only": layer})})
+    engine = adopt(policy, {"policy": nn.ModuleDict({"only": layer})})
     engine.release()
     engine.collect()
     layer(x.clone().requires_grad_()).sum().backward()
     (work,) = engine.collect()
     assert (work.format, work.macs) == ("MXFP8/MXFP8", 2 * 5 * 64 * 32)
     assert work.cast_elements == 5 * 64 + 5 * 32
+    engine.restore()
+    told = engine.resolved()["policy"]["gradient"]["only"]
+    assert told == "forward MXFP8/MXFP8, dgrad MXFP8/MXFP8, wgrad MXFP8/MXFP8"
 
 
 def test_a_phase_that_would_need_the_released_weight_raises(adopt: Any, frozen: TwoLayers, x: torch.Tensor) -> None:

@@ -83,14 +83,14 @@ def test_a_layer_that_stores_its_weight_transposed_is_released_too(adopt: Any, m
     class Conv1D(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.randn(256, 1024, generator=torch.Generator().manual_seed(2)))
-            self.bias = nn.Parameter(torch.zeros(1024))
+            self.weight = nn.Parameter(torch.randn(1024, 768, generator=torch.Generator().manual_seed(2)))
+            self.bias = nn.Parameter(torch.zeros(768))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.addmm(self.bias, x, self.weight)
 
     monkeypatch.setattr("mx_plugin.plugins.layer_types", lambda: [LayerType(Conv1D, transposed=True)])
-    x = torch.randn(64, 256, generator=torch.Generator().manual_seed(3)).bfloat16()
+    x = torch.randn(512, 1024, generator=torch.Generator().manual_seed(3)).bfloat16()
     results = []
     for release in (False, True):
         model = nn.ModuleDict({"only": Conv1D().bfloat16().requires_grad_(False)})

@@ -83,7 +83,7 @@ def test_ppo_with_released_reference_and_reward_gives_the_same_bits(
     tmp_path: Path,
     dtype: torch.dtype,
 ) -> None:
-    results = []
+    results, logs = [], []
     for release in (False, True):
         callback = MXCallback(policy="C", output_dir=tmp_path / str(release), release_frozen=release)
         trainer = make_ppo(tmp_path, [callback], dtype=dtype)
@@ -91,6 +91,7 @@ def test_ppo_with_released_reference_and_reward_gives_the_same_bits(
         watch = watched(trainer, lambda t: [released(m) for m in (t.ref_model, t.reward_model, t.model)])
         trainer.train()
         results.append((numbers_of(trainer), weights_of(trainer)))
+        logs.append(trainer.state.log_history)
         for model, state in zip((trainer.ref_model, trainer.reward_model), before, strict=True):
             assert plain(model) and not released(model)
             assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
@@ -99,11 +100,28 @@ def test_ppo_with_released_reference_and_reward_gives_the_same_bits(
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     reference, reward, trained = watch.seen[0]
     assert (len(reference), len(reward), trained) == (2 * len(TRUNK), len(TRUNK), [])
+    measured = [any("mx/kl_unquantised" in entry for entry in log) for log in logs]
+    assert measured == [True, False], "a released model has no unquantised KL to measure"
     assert callback.run_dir is not None
     assert {(e["format"], e["restored"]) for e in of_role(callback.run_dir, "reference")} == {("MXFP4", "source")}
     assert {(e["format"], e["restored"]) for e in of_role(callback.run_dir, "reward")} == {("MXFP8", "source")}
     text = (callback.run_dir / "training_log.txt").read_text()
     assert "gave up" in text and "kl_unquantised is not measured" in text and "reloaded from their source" in text
+
+
+@pytest.mark.trl("<1.13")
+def test_ppo_on_a_lora_base_scores_its_reference_on_the_same_packed_copy(
+    make_ppo: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "policy.yaml"
+    path.write_text(ALL_MX)
+    callback = MXCallback(policy=str(path), output_dir=tmp_path, release_frozen=True)
+    trainer = make_ppo(tmp_path, [callback], peft_config=lora())
+    watch = watched(trainer, lambda t: len(released(t.model.policy)))
+    trainer.train()
+    assert watch.seen == [2 * len(TRUNK)] * 2
+    assert plain(trainer.model) and not released(trainer.model)
+    assert {e["restored"] for e in of_role(callback.run_dir, "policy")} == {"source"}
 
 
 @pytest.mark.trl("<1.13")
