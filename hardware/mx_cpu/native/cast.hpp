@@ -69,9 +69,6 @@ void cast_tile(const MxCast& c, const Rules& rules, int64_t row, int64_t k, int6
   const Rule& rule = rules.rule;
   const int64_t valid = least(length - k, TILE), kept = least(out_length - k, TILE);
   const int64_t blocks = ceil_div(kept, BLOCK), first = row * length + k, to = row * out_length + k;
-  // The processor does not look ahead over a whole tile's work by itself.
-  const char* ahead = static_cast<const char*>(c.source) + (first + 2 * TILE) * width(c.source_type);
-  for (int64_t line = 0; line < TILE * width(c.source_type); line += 64) __builtin_prefetch(ahead + line, 0, 2);
   const int64_t row_bytes = ceil_div(length * rule.bits, 8), block_bytes = 4 * rule.bits;
   uint8_t* elements = c.elements ? c.elements + row * row_bytes + k / BLOCK * block_bytes : nullptr;
   uint8_t* scale_codes = c.elements ? c.scales + row * ceil_div(length, BLOCK) + k / BLOCK : nullptr;
@@ -81,6 +78,8 @@ void cast_tile(const MxCast& c, const Rules& rules, int64_t row, int64_t k, int6
                      row_bytes - k / BLOCK * block_bytes, scale_codes))
     return;
 #endif
+  const char* ahead = static_cast<const char*>(c.source) + (first + 2 * TILE) * width(c.source_type);
+  for (int64_t line = 0; line < TILE * width(c.source_type); line += 64) __builtin_prefetch(ahead + line, 0, 2);
   alignas(64) float staged[TILE];
   const float* tile = staged;
   if (c.source_type == MX_F32 && valid == blocks * BLOCK && !c.hadamard.on) {

@@ -9,6 +9,9 @@
 
 namespace {
 
+constexpr int64_t AHEAD = 8 * WORD_BLOCKS;  // blocks
+constexpr int HINT = 2;                     // into the second-level cache
+
 // Whether a job is one for words.
 MX_INLINE bool takes_words(const MxCast& c, const WordRule& r) {
   return r.fits && !c.hadamard.on && c.source_type != MX_F16 && (c.elements || c.values_type != MX_F16);
@@ -44,8 +47,13 @@ MX_INLINE bool cast_word_tile(const MxCast& c, const Rule& rule, const WordRule&
                               uint8_t* scales) {
   WordTile t;
   if (!WordTile::read(t, c.source, first, count, blocks, c.source_type, rule, r)) return false;
+  // Asked for between the blocks, a few lines at a time: the processor does not look ahead over a whole tile's work by
+  // itself, and many requests at once would wait for each other.
+  const int64_t block_size = BLOCK * width(c.source_type);
+  const char* ahead = static_cast<const char*>(c.source) + first * width(c.source_type) + AHEAD * block_size;
   if (!elements) {
     for (int64_t b = 0; b < blocks; ++b) {
+      for (int64_t line = 0; line < block_size; line += 64) __builtin_prefetch(ahead + b * block_size + line, 0, HINT);
       const __m512i w = _mm512_load_si512(t.words[b]), binade = t.binades_of(b);
       const __m512i v = word_values(round_words(w, binade, r), w, binade, r);
       store_words(c.values, to + b * BLOCK, count - b * BLOCK, c.values_type, streams, v);
@@ -55,6 +63,7 @@ MX_INLINE bool cast_word_tile(const MxCast& c, const Rule& rule, const WordRule&
   std::memcpy(scales, t.scale, static_cast<size_t>(blocks));
   const int64_t block_bytes = 4 * r.bits;
   for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t line = 0; line < block_size; line += 64) __builtin_prefetch(ahead + b * block_size + line, 0, HINT);
     const __m512i w = _mm512_load_si512(t.words[b]);
     const __m256i packed = pack_words(with_sign(round_words(w, t.binades_of(b), r), w, r), r.bits);
     const int64_t bytes = least(bytes_left - b * block_bytes, block_bytes);
@@ -76,7 +85,11 @@ MX_INLINE bool cast_word_strip(const MxCast& c, const Rule& rule, const WordRule
                                int64_t columns, bool streams, uint8_t* codes, uint8_t* scales) {
   alignas(64) uint16_t words[BLOCK][BLOCK];
   __m512i amax = _mm512_setzero_si512();
+  const int64_t next = BLOCK * c.after * width(c.source_type);  // packed blocks of one column are made one after the other
   for (int64_t i = 0; i < valid; ++i) {
+    const char* row = static_cast<const char*>(c.source) + (first + i * c.after) * width(c.source_type);
+    if (codes)
+      for (int64_t line = 0; line < BLOCK * width(c.source_type); line += 64) __builtin_prefetch(row + next + line, 0, HINT);
     const __m512i w = load_words(c.source, first + i * c.after, columns, c.source_type);
     _mm512_store_si512(words[i], w);
     amax = _mm512_max_epu16(amax, magnitudes(w));
