@@ -152,17 +152,17 @@ class NativeCasts:
             self._native.decode(job)
         return out
 
-    def decoded(self, packed: MXTensor, dtype: torch.dtype, out: torch.Tensor | None) -> torch.Tensor:
-        """``packed.dequantize(dtype)``: in ``out`` or a new tensor."""
+    def decoded(self, packed: MXTensor, dtype: torch.dtype, out: torch.Tensor | None, ordinary: bool) -> torch.Tensor:
+        """``packed.dequantize(dtype)``: in ``out`` or a new tensor; for ``ordinary`` see ``dequantize``."""
         last, known = packed.dim == len(packed.shape) - 1, native_format(packed.format.name)
         if not (last and known) or packed.device.type != "cpu" or dtype not in TYPES:
             values = packed.dequantize(dtype)
             return values if out is None else out.copy_(values)
         if out is None:
-            return self.dequantize(packed, torch.empty(packed.shape, dtype=dtype))
+            return self.dequantize(packed, torch.empty(packed.shape, dtype=dtype), ordinary)
         if out.is_contiguous():
-            return self.dequantize(packed, out)
-        return out.copy_(self.dequantize(packed, torch.empty(packed.shape, dtype=dtype)))
+            return self.dequantize(packed, out, ordinary)
+        return out.copy_(self.dequantize(packed, torch.empty(packed.shape, dtype=dtype), ordinary))
 
     def _job(self, x: torch.Tensor, rule: CastRule, dim: int, key: StochasticKey | None) -> tuple[Cast, torch.Tensor]:
         """The C struct without its results, and the tensor that it reads, to be kept alive."""

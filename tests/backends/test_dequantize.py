@@ -18,8 +18,13 @@ from .test_native_casts import DTYPES, awkward, same_bits
 def test_native_decoding_is_the_cores(level: str, fmt: str, dtype: torch.dtype) -> None:
     backend = NativeBackend()
     for shape, dim in (((7, 100), -1), ((64, 96), -1), ((100, 7), 0), ((0, 32), -1)):
-        packed = quantize(awkward(shape, torch.float32), fmt, dim)
-        _check(backend, packed, dtype)
+        for values in (awkward(shape, torch.float32), torch.randn(shape)):
+            packed = quantize(values, fmt, dim)
+            _check(backend, packed, dtype)
+            if dim == -1:
+                handle = backend.load_weight(packed)  # from now on it is known whether its scales are ordinary
+                _check(backend, packed, dtype)
+                backend.unload_weight(handle)
     backend.close()
 
 
