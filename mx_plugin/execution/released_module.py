@@ -59,7 +59,7 @@ def released_weight(module: nn.Module) -> ReleasedWeight:
     Raises:
         ReleasedWeightError: something put another parameter in its place.
     """
-    weight = module._parameters["weight"]
+    weight = module._parameters.get("weight")
     if not isinstance(weight, ReleasedWeight):
         raise ReleasedWeightError(
             f"the released weight of a {type(module).__name__} was replaced behind its back by a "

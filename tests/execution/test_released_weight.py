@@ -172,3 +172,30 @@ def test_a_parameter_put_in_behind_the_modules_back_is_noticed(
         frozen(x)
     engine.restore()
     assert frozen.up.weight is other and "reward:up was replaced" in caplog.text
+
+
+def test_pruning_a_released_layer_is_noticed(adopt: Any, frozen: TwoLayers, x: torch.Tensor) -> None:
+    from torch.nn.utils import prune
+
+    engine = adopt(ALL_MXFP8, {"reward": frozen})
+    engine.release()
+    prune.l1_unstructured(frozen.up, "weight", 0.5)
+    with torch.no_grad(), pytest.raises(ReleasedWeightError, match="behind its back"):
+        frozen(x)
+    engine.restore()
+    assert "weight_orig" in frozen.up._parameters
+
+
+def test_a_compiled_model_runs_released_layers_as_before(adopt: Any, frozen: TwoLayers, x: torch.Tensor) -> None:
+    engine = adopt(ALL_MXFP8, {"policy": frozen})
+    compiled = torch.compile(frozen, backend="eager")
+    leaf = x.clone().requires_grad_()
+    with engine.phase("rollout"), torch.no_grad():
+        before = compiled(x)
+    trained = compiled(leaf).detach()
+    engine.release()
+    assert len(engine.releases.done) == 2
+    with engine.phase("rollout"), torch.no_grad():
+        assert torch.equal(compiled(x), before)
+    assert torch.equal(compiled(leaf), trained)
+    torch._dynamo.reset()
