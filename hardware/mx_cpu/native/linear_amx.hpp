@@ -119,21 +119,22 @@ struct PackedRows {
     end = elements + out * row_bytes;
   }
 
-  // COUNT blocks of one row from block `first` on, one after the other; zeros past the row and past the last row.
+  // COUNT blocks of one row from block `first` on, one after the other; only those that are there.
   template <int COUNT>
   MX_INLINE void decode(const PackedRows& w, int64_t row, int64_t first, uint16_t* to) {
+    if (row >= w.out) return;
     const uint8_t *p = w.elements + row * w.row_bytes + first * D::BYTES, *s = w.scales + row * w.blocks + first;
-    const int64_t left = row < w.out ? w.row_bytes - first * D::BYTES : 0;
+    const int64_t left = w.row_bytes - first * D::BYTES;
     if (left >= COUNT * D::BYTES) {
       MX_UNROLL for (int b = 0; b < COUNT; ++b)
         _mm512_store_si512(to + b * BLOCK, w.decoder.block(D::whole(p + b * D::BYTES), s[b]));
       return;
     }
-    for (int64_t b = 0; b < COUNT; ++b) {
-      const int64_t bytes = least(left - b * D::BYTES, D::BYTES);
-      const __m512i block = bytes > 0 ? w.decoder.block(D::part(p + b * D::BYTES, bytes), s[b]) : _mm512_setzero_si512();
-      _mm512_store_si512(to + b * BLOCK, block);
-    }
+    int64_t b = 0;
+    for (; (b + 1) * D::BYTES <= left; ++b)
+      _mm512_store_si512(to + b * BLOCK, w.decoder.block(D::whole(p + b * D::BYTES), s[b]));
+    if (b * D::BYTES < left)
+      _mm512_store_si512(to + b * BLOCK, w.decoder.block(D::part(p + b * D::BYTES, left - b * D::BYTES), s[b]));
   }
 };
 
@@ -223,18 +224,25 @@ MX_INLINE void load_sums(const float* from, int64_t group) {
   }
 }
 
+// Into the second-level cache; an address past the end does no harm.
+MX_INLINE void prefetch(const uint8_t* p, int64_t bytes) {
+  for (int64_t line = 0; line < bytes; line += 64) _mm_prefetch(reinterpret_cast<const char*>(p + line), _MM_HINT_T1);
+}
+
 // One or two groups of activation rows: their sums stay in tile registers over the whole length.
 template <class D, int GROUPS>
 void few_rows(const PackedRows<D>& rows, const uint16_t* x, int64_t n0, float* sums) {
   const PackedRows<D> w = rows;
   alignas(64) uint16_t decoded[PAIR * DECODED];
   zero_sums();
+  prefetch(w.scales + (n0 + PAIR) * w.blocks, PAIR * w.blocks);
   for (int64_t first = 0; first < w.blocks; first += SPAN) {
+    // Many rows are read side by side, more than the processor looks ahead over by itself: two spans on in the same rows,
+    // or in those of the next strip.
+    const int64_t on = first + 2 * SPAN, spans = ceil_div(w.blocks, SPAN) * SPAN;
+    const uint8_t* ahead = w.elements + (on < spans ? n0 : n0 + PAIR) * w.row_bytes + (on < spans ? on : on - spans) * D::BYTES;
     for (int64_t r = 0; r < PAIR; ++r) {
-      // Many rows are read side by side, more than the processor looks ahead over by itself.
-      const uint8_t* ahead = w.elements + (n0 + r) * w.row_bytes + (first + 2 * SPAN) * D::BYTES;
-      for (int64_t line = 0; line < SPAN * D::BYTES; line += 64)
-        _mm_prefetch(reinterpret_cast<const char*>(ahead + line), _MM_HINT_T1);
+      prefetch(ahead + r * w.row_bytes, SPAN * D::BYTES);
       PackedRows<D>::template decode<SPAN>(w, n0 + r, first, decoded + r * DECODED);
     }
     const uint16_t* b = x + first / TILE_BLOCKS * GROUPS * SPAN_WORDS + first % TILE_BLOCKS * TILE_WORDS;
