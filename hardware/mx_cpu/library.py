@@ -97,6 +97,7 @@ class Cast(Structure):
         ("source_type", c_int32),
         ("values_type", c_int32),
         ("threads", c_int32),
+        ("transposed", c_int32),
     ]
 
 

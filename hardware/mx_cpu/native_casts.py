@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import torch
 
 from mx_plugin import formats
@@ -33,7 +31,6 @@ class NativeCasts:
     def __init__(self, native: Library) -> None:
         self._native = native
         self._rules: dict[CastRule, Rule] = {}
-        self._threads = threading.local()
 
     def rule(self, rule: CastRule) -> Rule:
         """The C struct of a rule, made once."""
@@ -73,7 +70,7 @@ class NativeCasts:
         rule = cast_rule(fmt, rounding, scale_rule)
         records = x.requires_grad and torch.is_grad_enabled()
         if out is not None and not records and x.is_cpu and x.numel() and not out.is_contiguous():
-            staged = self._staged(out.shape, out.dtype)
+            staged = torch.empty(out.shape, dtype=out.dtype)
             return out.copy_(self.fake_quantize(x, fmt, dim, rounding, scale_rule, key, hadamard, staged))
         if records or not _takes(x, rule, key) or not x.numel() or not (out is None or _writable(out, x)):
             return formats.fake_quantize(
@@ -93,14 +90,6 @@ class NativeCasts:
         self._native.cast(job)
         del source
         return result
-
-    def _staged(self, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        """This thread's memory for a result that is copied to where it belongs."""
-        memory: torch.Tensor | None = getattr(self._threads, "staged", None)
-        nbytes = shape.numel() * dtype.itemsize
-        if memory is None or memory.numel() < nbytes:
-            memory = self._threads.staged = torch.empty(nbytes, dtype=torch.uint8)
-        return memory[:nbytes].view(dtype).view(shape)
 
     def bind(self, fmt: str, dim: int, rounding: str, scale_rule: str) -> BoundCast:
         """``fake_quantize`` of matrices into ``out``, with its rule looked up; what else comes goes the general way."""
@@ -122,7 +111,7 @@ class NativeCasts:
             except IndexError:
                 job = Cast()
                 job.rule = self.rule(rule)
-            job.before, job.length, job.after, job.out_length = order
+            job.before, job.length, job.after, job.out_length, job.transposed = order
             if stochastic:
                 job.rounding = Key.of(key)
             job.hadamard = _NO_KEY if hadamard is None else Key.of(hadamard)
@@ -199,8 +188,8 @@ def _writable(out: torch.Tensor, x: torch.Tensor) -> bool:
 
 def _order(
     x: torch.Tensor, out: torch.Tensor, along: bool, rotated: bool, stochastic: bool
-) -> tuple[int, int, int, int] | None:
-    """(before, length, after, out_length) of a CPU matrix that is cast in its own memory order, else None."""
+) -> tuple[int, int, int, int, int] | None:
+    """(before, length, after, out_length, transposed) of a CPU matrix that the kernels cast as it lies, else None."""
     shape = x.shape
     if len(shape) != 2 or not x.is_cpu or not out.is_cpu or x.dtype not in TYPES or out.dtype not in TYPES:
         return None
@@ -212,8 +201,13 @@ def _order(
     if out.shape != ((rows, out_length) if along else (out_length, columns)):
         return None
     if not (x.is_contiguous() and out.is_contiguous()):
+        if not out.t().is_contiguous():
+            return None
+        if x.is_contiguous():
+            # Written transposed, for the left operand of a product over rows.
+            return None if along or out.dtype.itemsize != 2 else (1, length, others, out_length, 1)
         # Both transposed: the same blocks in the other order. Draws are counted in x's order, so they cannot.
-        if stochastic or not (x.t().is_contiguous() and out.t().is_contiguous()):
+        if stochastic or not x.t().is_contiguous():
             return None
         along = not along
-    return (others, length, 1, out_length) if along else (1, length, others, out_length)
+    return (others, length, 1, out_length, 0) if along else (1, length, others, out_length, 0)

@@ -222,7 +222,7 @@ def test_the_level_in_force_is_the_one_asked_for(level: str) -> None:
 def test_a_bound_cast_writes_the_same_bits_in_every_layout(
     backend: NativeBackend, source: torch.dtype, transposed: tuple[bool, bool], dim: int
 ) -> None:
-    for shape in ((1, 1), (64, 32), (37, 70), (3, 129)):
+    for shape in ((1, 1), (64, 96), (37, 70), (3, 129), (300, 40)):
         x = awkward(shape, source)
         x = x.t().contiguous().t() if transposed[0] else x
         for key, turn in ((None, None), (KEY, None), (None, TURN), (KEY, TURN)):
@@ -237,6 +237,18 @@ def test_a_bound_cast_writes_the_same_bits_in_every_layout(
                 wide = formats.fake_quantize(x.float(), "MXFP6", dim, **options)
                 assert same_bits(y, wide.to(result))
             assert same_bits(bound(x, None, key, turn).float(), expected)
+
+
+def test_a_large_bound_cast_is_transposed_past_the_caches(backend: NativeBackend) -> None:
+    x = awkward((2048, 2112), torch.bfloat16)
+    bound = backend.bind_cast("MXFP8", 0, scale_rule="rceil")
+    out = torch.empty(2112, 2048, dtype=torch.bfloat16)
+    threads = torch.get_num_threads()
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        bound(x, out.fill_(7).t(), None, None)
+        assert same_bits(out.t(), bound(x, torch.empty_like(x), None, None))
+    torch.set_num_threads(threads)
 
 
 def test_a_bound_cast_serves_threads_at_once(backend: NativeBackend) -> None:

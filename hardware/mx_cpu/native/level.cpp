@@ -1,5 +1,6 @@
 // One level of kernels: compiled once per instruction set, with MX_LEVEL its name.
 #include "cast.hpp"
+#include "cast_transposed.hpp"
 #include "decode.hpp"
 #include "linear_exact.hpp"
 
@@ -23,9 +24,9 @@ void below_decode(const MxDecode& job) { mx_kernels_avx512.decode(job); }
 }  // namespace
 #define MX_KERNELS below_cast, below_decode, linear_amx
 #elif defined(__AVX512BF16__) && defined(__AVX512VBMI__)
-#define MX_KERNELS cast, decode_fast, linear_fast
+#define MX_KERNELS cast_either, decode_fast, linear_fast
 #else
-#define MX_KERNELS cast, decode, linear_exact
+#define MX_KERNELS cast_either, decode, linear_exact
 #endif
 
 extern const MxKernels MX_JOIN(mx_kernels_, MX_LEVEL);

@@ -35,6 +35,7 @@ struct MxCast {
   int64_t out_length;     // length, or rounded up to 32 under a Hadamard transform
   int32_t source_type, values_type;
   int32_t threads;
+  int32_t transposed;     // 1: values (after, out_length) of a matrix (before 1) in 16 bits, apart from the source
 };
 
 // Packed rows to values (rows, length).
