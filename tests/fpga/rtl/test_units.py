@@ -1,0 +1,19 @@
+"""Each unit of the datapath, by itself, against an independent model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.fpga.rtl.running import run_cocotb
+
+
+def test_the_float32_adder_equals_numpy(tmp_path: Path) -> None:
+    run_cocotb("mx_add", "cocotb_add", tmp_path)
+
+
+def test_the_rounder_equals_fractions(tmp_path: Path) -> None:
+    run_cocotb("mx_round", "cocotb_round", tmp_path)
+
+
+def test_the_tile_equals_the_arithmetic_for_all_pairs(tmp_path: Path) -> None:
+    run_cocotb("mx_tile", "cocotb_tile", tmp_path, {"ROWS": 2, "COLUMNS": 2}, ROWS="2", COLUMNS="2")
