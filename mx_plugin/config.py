@@ -46,7 +46,20 @@ class MXConfig:
         default="auto", metadata={"help": "Backend that executes MX layers; auto: the one for the trainer's device."}
     )
     backends: list[str] | None = field(
-        default=None, metadata={"help": "Other backends for some layers: PATTERN=NAME ... (in YAML a mapping)."}
+        default=None,
+        metadata={
+            "help": "Other backends for some layers: PATTERN=NAME or PATTERN@PHASE=NAME ... (in YAML a mapping)."
+        },
+    )
+    backend_options: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Options of backends: NAME.OPTION=VALUE ..., e.g. fpga.url=/dev/ttyUSB0 (in YAML a mapping)."
+        },
+    )
+    fpga_layers: list[str] | None = field(
+        default=None,
+        metadata={"help": "Layers whose rollouts an FPGA multiplies: short for backends PATTERN@rollout=fpga."},
     )
     meters: list[str] = field(
         default_factory=lambda: ["modelled"], metadata={"help": "Energy meters: modelled, zeus, a plugin's."}
@@ -98,6 +111,10 @@ class MXConfig:
     def __post_init__(self) -> None:
         if isinstance(self.backends, Mapping):
             self.backends = [f"{pattern}={name}" for pattern, name in self.backends.items()]
+        if isinstance(self.backend_options, Mapping):
+            self.backend_options = _flat(self.backend_options)
+        if isinstance(self.fpga_layers, str):
+            self.fpga_layers = [self.fpga_layers]
         for name, valid in _CHOICES.items():
             value = getattr(self, name)
             if value not in valid:
@@ -110,9 +127,10 @@ class MXConfig:
         if not 0.0 < self.gate_outside_clip <= 1.0:
             raise PolicyError(f"gate_outside_clip={self.gate_outside_clip} must lie in (0, 1]")
         self.backend_patterns()
+        self.options_by_backend()
 
     def backend_patterns(self) -> dict[str, str]:
-        """``{layer pattern: backend name}`` from ``backends``.
+        """``{layer pattern, perhaps with @phase: backend name}`` from ``backends``, then from ``fpga_layers``.
 
         Raises:
             PolicyError: an entry that is not PATTERN=NAME.
@@ -123,7 +141,24 @@ class MXConfig:
             if not separator or not pattern.strip() or not name.strip():
                 raise PolicyError(f"backends entry {entry!r} is not PATTERN=NAME, e.g. 'model.layers.0.*=fpga'")
             patterns[pattern.strip()] = name.strip()
-        return patterns
+        return patterns | {f"{pattern}@rollout": "fpga" for pattern in self.fpga_layers or []}
+
+    def options_by_backend(self) -> dict[str, dict[str, Any]]:
+        """``{backend name: {option: value}}`` from ``backend_options``; numbers, true and false are read as such.
+
+        Raises:
+            PolicyError: an entry that is not NAME.OPTION=VALUE.
+        """
+        options: dict[str, dict[str, Any]] = {}
+        for entry in self.backend_options or []:
+            place, separator, value = str(entry).partition("=")
+            name, dot, option = place.strip().partition(".")
+            if not separator or not dot or not name or not option:
+                raise PolicyError(
+                    f"backend_options entry {entry!r} is not NAME.OPTION=VALUE, e.g. 'fpga.url=/dev/ttyUSB0'"
+                )
+            options.setdefault(name, {})[option] = _typed(value.strip())
+        return options
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> MXConfig:
@@ -155,3 +190,23 @@ class MXConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for config.json."""
         return asdict(self)
+
+
+def _flat(options: Mapping[str, Any]) -> list[str]:
+    """``{"fpga": {"mode": "verify"}}`` as the command line writes it."""
+    for name, values in options.items():
+        if not isinstance(values, Mapping):
+            raise PolicyError(f"backend_options of {name!r} must be a mapping of options to values, not {values!r}")
+    return [f"{name}.{option}={value}" for name, values in options.items() for option, value in values.items()]
+
+
+def _typed(text: str) -> Any:
+    """A number or a truth value where the text is one."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

@@ -230,6 +230,10 @@ class Backend(ABC):
     def counters(self) -> Counters:
         """What has been executed so far."""
 
+    def describe(self) -> Mapping[str, Any]:
+        """Plain data for config.json: options, the device, what went wrong. Asked at the start and at the end."""
+        return {"backend": self.name}
+
     def close(self) -> None:
         """Release everything; idempotent."""
 

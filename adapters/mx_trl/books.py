@@ -100,6 +100,7 @@ class Books:
                 "unbooked": [dict(zip(("role", "phase", "layer"), place, strict=True)) for place in engine.unbooked()],
                 "phases": {"logprobs_of_policy": session.roles.logprob_phase, "scoring": engine.policy_scoring},
                 "backend": engine.backend.name,
+                "backends": [dict(backend.describe()) for backend in engine.backends.all()],
                 "meters": self.ledger.describe_meters(),
                 "seed": engine.seed,
                 "versions": _versions(),

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from mx_plugin.config import MXConfig
-from mx_plugin.errors import UnhitLayersError
+from mx_plugin.errors import PolicyError, UnhitLayersError, nearest
 from mx_plugin.execution.engine import Engine
 from mx_plugin.execution.phases import GRADIENT, OTHER, ROLLOUT, TRACKER
 from mx_plugin.interfaces import Backend, Provider
@@ -55,10 +55,12 @@ class Session:
     def _enter(self) -> None:
         trainer, config = self.trainer, self.config
         self.roles = find_roles(trainer)
+        default = backend_name(config, trainer)
+        refuse_options_of_others(config, default)
         refuse_reentrant_checkpointing(trainer, self.roles.models)
         self.engine = Engine(
             make_provider(config),
-            self._backend(backend_name(config, trainer)),
+            self._backend(default),
             {pattern: self._backend(name) for pattern, name in config.backend_patterns().items()},
             seed=int(getattr(trainer.args, "seed", 0)),
             policy_scoring=self._policy_scoring(),
@@ -100,7 +102,7 @@ class Session:
     def _backend(self, name: str) -> Backend:
         """One of each name: a board can be opened once."""
         if name not in self._backends:
-            self._backends[name] = get_backend(name)
+            self._backends[name] = get_backend(name, **self.config.options_by_backend().get(name, {}))
             self._stack.callback(self._backends[name].close)
         return self._backends[name]
 
@@ -224,6 +226,14 @@ def backend_name(config: MXConfig, trainer: Any) -> str:
         return config.backend
     device = getattr(getattr(trainer, "accelerator", None), "device", None)
     return "cpu" if device is None or device.type == "cpu" else "reference"
+
+
+def refuse_options_of_others(config: MXConfig, default: str) -> None:
+    """Raises PolicyError for options of a backend that this run does not use."""
+    used = {default, *config.backend_patterns().values()}
+    for name in config.options_by_backend():
+        if name not in used:
+            raise PolicyError(f"backend_options names {name!r}, which executes no layer: {nearest(name, sorted(used))}")
 
 
 def make_provider(config: MXConfig) -> Provider:

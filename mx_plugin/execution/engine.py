@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import PolicyError, UnhitLayersError
+from ..errors import UnhitLayersError
 from ..interfaces import Backend, Provider, Work
 from ..precision.formats import LayerFormats
-from ..precision.patterns import matches, nearest_layer
 from . import phases
 from .adoption import LeftOut, select
+from .backend_choice import BackendChoice
 from .freshness import WriteWatch
 from .hits import Hits, count_hits, find_unhit
 from .layer import AdoptedLayer
@@ -38,8 +38,8 @@ class Engine:
 
     Args:
         provider: chooses the formats.
-        backend: executes them, unless ``backends`` (layer pattern or prefix -> backend; the first that
-            matches) names another.
+        backend: executes them, unless ``backends`` (layer pattern or prefix, perhaps with ``@phase`` -> backend;
+            the first that matches) names another.
         seed: of stochastic rounding.
         policy_scoring: formats of policy passes without gradients outside generation:
             ``gradient`` or ``rollout``.
@@ -49,7 +49,7 @@ class Engine:
             MX format: ``auto``, ``bfloat16`` or ``float32``, see ``product_dtype.CHOICES``.
 
     Raises:
-        PolicyError: ``gradient_product_dtype`` is not a choice.
+        PolicyError: ``gradient_product_dtype`` is not a choice, or a phase in ``backends`` does not exist.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Engine:
     ) -> None:
         self.provider = provider
         self.backend = backend
-        self.backends = dict(backends or {})
+        self.backends = BackendChoice(backend, backends or {})
         self.seed = seed
         self.policy_scoring = policy_scoring
         self.reference = reference
@@ -96,7 +96,7 @@ class Engine:
         from ..plugins import layer_types
 
         layers, self.left_out = select(roots, layer_types())
-        self._check_backends([layer.name for layer in layers])
+        self.backends.check([layer.name for layer in layers])
         self.provider.start([layer.info for layer in layers])
         self.layers, self._roots = layers, dict(roots)
         self.releases = Releases(self._packs, self._asked)
@@ -104,7 +104,7 @@ class Engine:
         self._policy_names = {layer.name for layer in layers if layer.role == "policy"}
         self._warn_of_unmatched_reference()
         for layer in layers:
-            self._packs[id(layer)] = PackedWeights(layer, self._backend_of(layer), self.work.packed)
+            self._packs[id(layer)] = PackedWeights(layer, self.backends.of(layer.name, None), self.work.packed)
         self._watch = WriteWatch(roots.values(), self._trained, self.invalidate)
         TRACKER.subscribe(self.enter)
         try:
@@ -268,14 +268,14 @@ class Engine:
         refusal = self.releases.refusal(layer, phase, formats)
         if refusal is not None:
             return refusal
-        tally = layer.tally(booked)
+        tally, backend = layer.tally(booked), self.backends.of(layer.name, phase)
         training = phases.inner(phase) == phases.GRADIENT if training is None else training
         if training:
             if not formats.quantised:
                 self.work.note(tally, layer, UNQUANTISED, None)
                 return PlainGradientRoute(layer.module, layer.original, layer.in_features, tally, layer.layer_type)
             self.work.note(tally, layer, formats, None)
-            products = self._products.of(layer, formats, self._backend_of(layer))
+            products = self._products.of(layer, formats, backend)
             return GradientRoute(layer.module, layer.layer_type, products, layer.in_features, tally)
         if not formats.forward.pair.quantised:
             self.work.note(tally, layer, UNQUANTISED, None)
@@ -283,11 +283,11 @@ class Engine:
         if formats.forward.pair.weights == "FP16":
             only_forward = LayerFormats(forward=formats.forward)
             self.work.note(tally, layer, only_forward, None)
-            products = self._products.of(layer, only_forward, self._backend_of(layer))
+            products = self._products.of(layer, only_forward, backend)
             return GradientRoute(layer.module, layer.layer_type, products, layer.in_features, tally)
-        return self._armed(layer, formats, booked)
+        return self._armed(layer, formats, booked, backend)
 
-    def _armed(self, layer: AdoptedLayer, formats: LayerFormats, booked: str) -> Route:
+    def _armed(self, layer: AdoptedLayer, formats: LayerFormats, booked: str, backend: Backend) -> Route:
         """A route that, at the phase's first call, makes sure that the packed weight is fresh."""
         packs = self._packs[id(layer)]
         forward = formats.forward
@@ -297,7 +297,7 @@ class Engine:
 
         def arm(x: torch.Tensor) -> torch.Tensor:
             nonlocal packed_route, loaded
-            pack = packs.fresh(forward)
+            pack = packs.fresh(forward, backend)
             if packed_route is None or pack is not loaded:
                 bound = pack.backend.bind(pack.handle, forward.pair.activations, forward.scale_rule)
                 packed_route, loaded = PackedRoute(layer.module, bound, layer.in_features, tally), pack
@@ -306,17 +306,6 @@ class Engine:
             return packed_route(x)
 
         return arm
-
-    def _check_backends(self, names: Sequence[str]) -> None:
-        for pattern in self.backends:
-            if not any(matches(pattern, name) for name in names):
-                raise PolicyError(f"backends: {pattern!r} matches no adopted layer: {nearest_layer(pattern, names)}")
-
-    def _backend_of(self, layer: AdoptedLayer) -> Backend:
-        for pattern, backend in self.backends.items():
-            if matches(pattern, layer.name):
-                return backend
-        return self.backend
 
     # ------------------------------------------------------------------ books
 
@@ -336,7 +325,8 @@ class Engine:
     def gradient_products(self) -> dict[str, Any]:
         """What the layers that train in MX formats multiply, and the memory that it takes: for config.json."""
         trained = (layer for layer in self.layers if self.formats(layer, phases.GRADIENT).quantised)
-        return self._products.describe((self._backend_of(layer), layer) for layer in trained)
+        chosen = ((self.backends.of(layer.name, phases.GRADIENT), layer) for layer in trained)
+        return self._products.describe(chosen)
 
     def unhit(self) -> list[tuple[str, str, str]]:
         """(role, phase, layer) of every layer whose format was silently skipped."""

@@ -13,6 +13,9 @@ from .freshness import Fingerprint
 from .layer import AdoptedLayer
 from .released_module import released_weight
 
+_Key = tuple[str, str, int]
+"""Weight format, scale rule, and the backend's id."""
+
 
 class Pack:
     """One packed copy, loaded into a backend. ``read_bytes`` is what one call reads of it."""
@@ -27,7 +30,10 @@ class Pack:
 
 
 class PackedWeights:
-    """All packed copies of one layer. ``on_pack(layer, product, dtype)`` is told of each repacking."""
+    """All packed copies of one layer. ``on_pack(layer, product, dtype)`` is told of each repacking.
+
+    ``backend`` is the layer's in no particular phase; it keeps the copy of a released weight.
+    """
 
     def __init__(
         self, layer: AdoptedLayer, backend: Backend, on_pack: Callable[[AdoptedLayer, Product, torch.dtype], None]
@@ -36,44 +42,50 @@ class PackedWeights:
         self.backend = backend
         self.on_pack = on_pack
         self.stale = False
-        self.kept = False
-        """The layer's weight is released: its one copy is all there is, and nothing can make it stale."""
-        self._packs: dict[tuple[str, str], Pack] = {}
+        self._packs: dict[_Key, Pack] = {}
+        self._kept: MXTensor | None = None
         self._fingerprint: Fingerprint | None = None
 
-    def fresh(self, product: Product) -> Pack:
-        """The copy in the product's weight format, packed anew if the weight has changed.
+    def fresh(self, product: Product, backend: Backend) -> Pack:
+        """The copy in the product's weight format that ``backend`` holds, packed anew if the weight has changed.
 
         Raises:
             ReleasedWeightError: the weight is released, and something put another in its place.
         """
-        key = (product.pair.weights, product.scale_rule)
-        if self.kept:
+        key = (product.pair.weights, product.scale_rule, id(backend))
+        if self._kept is not None:
             released_weight(self.layer.module)
+            if key not in self._packs:
+                self._packs[key] = Pack(backend, self._kept)
             return self._packs[key]
         weight = self.layer.weight.detach()
         if self.stale or (self._fingerprint is not None and not self._fingerprint.matches(weight)):
             self.drop()
         pack = self._packs.get(key)
         if pack is None:
-            packed = self.backend.quantize(weight, key[0], -1, scale_rule=key[1])
-            pack = self._packs[key] = Pack(self.backend, packed)
+            packed = backend.quantize(weight, key[0], -1, scale_rule=key[1])
+            pack = self._packs[key] = Pack(backend, packed)
             if self._fingerprint is None:
                 self._fingerprint = Fingerprint(weight)
-            self.on_pack(self.layer, product, self.backend.product_dtype(weight.dtype))
+            self.on_pack(self.layer, product, backend.product_dtype(weight.dtype))
         return pack
 
     def keep(self, packed: MXTensor, product: Product) -> None:
         """From now on ``packed`` is the only copy: the layer's weight is released."""
         self.drop()
-        self._packs[product.pair.weights, product.scale_rule] = Pack(self.backend, packed)
-        self.kept = True
+        self._packs[product.pair.weights, product.scale_rule, id(self.backend)] = Pack(self.backend, packed)
+        self._kept = packed
         self.on_pack(self.layer, product, self.backend.product_dtype(packed.dtype))
 
     def let_go(self) -> None:
         """The layer has its weight back: forget the copy that stood in for it."""
-        self.kept = False
+        self._kept = None
         self.drop()
+
+    @property
+    def kept(self) -> bool:
+        """The layer's weight is released: its one copy is all there is, and nothing can make it stale."""
+        return self._kept is not None
 
     @property
     def keeps_decoded_copy(self) -> bool:
@@ -83,7 +95,7 @@ class PackedWeights:
     def drop(self) -> None:
         """Forget all copies."""
         for pack in self._packs.values():
-            self.backend.unload_weight(pack.handle)
+            pack.backend.unload_weight(pack.handle)
         self._packs.clear()
         self._fingerprint = None
         self.stale = False

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mx_plugin.config import MXConfig
-from mx_trl.session import Session, backend_name
+from mx_plugin.errors import PolicyError
+from mx_trl.session import Session, backend_name, refuse_options_of_others
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cpu", "cpu"), ("cuda:0", "reference"), ("mps", "reference")])
@@ -35,3 +36,24 @@ def test_patterns_that_name_the_same_backend_share_one(monkeypatch: pytest.Monke
     made = [session._backend(name) for name in ("acme", *config.backend_patterns().values())]
     assert opened == ["acme", "board"]
     assert made[0] is made[1] and made[2] is made[3]
+
+
+def test_options_reach_their_backend_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[str, dict[str, object]]] = []
+
+    def open_backend(name: str, **options: object) -> SimpleNamespace:
+        made.append((name, options))
+        return SimpleNamespace(close=lambda: None)
+
+    monkeypatch.setattr("mx_trl.session.get_backend", open_backend)
+    config = MXConfig(backend="acme", fpga_layers=["*.q_proj"], backend_options=["fpga.mode=emulate"])
+    session = Session(SimpleNamespace(config=config), SimpleNamespace())
+    for name in ("acme", *config.backend_patterns().values()):
+        session._backend(name)
+    assert made == [("acme", {}), ("fpga", {"mode": "emulate"})]
+
+
+def test_options_of_a_backend_that_executes_no_layer_are_refused() -> None:
+    config = MXConfig(backends=["*.q_proj=fpga"], backend_options=["fgpa.mode=emulate"])
+    with pytest.raises(PolicyError, match="'fgpa', which executes no layer: did you mean 'fpga'"):
+        refuse_options_of_others(config, "cpu")
