@@ -83,7 +83,7 @@ def test_a_linear_layers_ratio_is_to_bf16_and_its_limit_the_read_of_its_bytes() 
     rows = {row.what: row for row in linear_rows(bench, shapes=((64, 96),)) if "/" in row.what or row.what == "bf16"}
     assert rows["bf16"].ratio == 1.0
     assert (rows["MXFP4/MXFP8"].seconds, rows["MXFP4/MXFP8"].ratio) == (2.0, 3.0)
-    limit = rows["MXFP4/MXFP8 limit: read only"]
+    limit = rows["MXFP4/MXFP8 read limit"]
     assert limit.seconds == 64 * 96 * 4.25 / 8 / 1e9
     assert limit.ratio == 6.0 / limit.seconds
 
@@ -105,8 +105,8 @@ def test_the_training_ratio_is_of_speed_and_its_note_of_time() -> None:
 
 
 def test_the_overhead_is_a_call_of_the_adopted_layer_less_a_trivial_one() -> None:
-    rows = list(overhead_rows(bench_with(FakeClock(2e-6, 3e-6, 12e-6)), calls=2))
-    assert [row.seconds for row in rows] == pytest.approx([1e-6, 1.5e-6, 6e-6, 5e-6])
+    rows = list(overhead_rows(bench_with(FakeClock(2e-6, 3e-6, 12e-6, 8e-6)), calls=2))
+    assert [row.seconds for row in rows] == pytest.approx([1e-6, 1.5e-6, 6e-6, 4e-6, 5e-6])
     assert rows[-1].met is True
 
 
@@ -208,7 +208,7 @@ def test_json_has_machine_rows_and_notes_and_nothing_else_on_stdout(capsys: Capt
     ]  # fmt: skip
     assert set(report["machine"]) == {
         "processor", "processors", "cache_bytes", "threads", "load_before", "backend", "implementation", "level",
-        "torch", "mx_plugin", "rotated_bytes", "read_bytes_per_s",
+        "torch", "mx_plugin", "rotated_bytes", "read_bytes_per_s", "clock",
     }  # fmt: skip
     assert "a trainer that prints" in captured.err
     assert torch.get_num_threads() == threads
@@ -219,8 +219,8 @@ def test_the_table_shows_ratio_target_and_verdict(capsys: Capture) -> None:
     plugins.register(OneBench(one_row))
     assert main(["bench", "mine", "--mine", "word"]) == 0
     out = capsys.readouterr().out.splitlines()
-    assert out[-2].split() == ["bench", "case", "what", "ms", "ratio", "target", "stretch"]
-    assert out[-1].split() == ["mine", "a", "case", "word", "500.000", "2.00", "1.50", "met"]
+    assert out[-2].split() == ["bench", "case", "what", "time", "ratio", "target", "stretch"]
+    assert out[-1].split() == ["mine", "a", "case", "word", "500.00", "ms", "2.00", "1.50", "met"]
 
 
 @pytest.mark.usefixtures("quick")
@@ -273,3 +273,24 @@ def test_every_bench_of_ours_is_listed_with_what_it_measures(capsys: Capture) ->
     out = " ".join(capsys.readouterr().out.split())
     for name in ("cast", "linear", "train", "overhead"):
         assert f"{name}: " in out
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_the_benches_of_the_backend_run_at_full_size(capsys: Capture) -> None:
+    assert main(["bench", "cast", "linear", "train", "overhead", "--rows", "1,512", "--budget", "0", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {row["bench"] for row in report["rows"]} == {"cast", "linear", "train", "overhead"}
+    aimed = {(row["bench"], row["case"], row["what"]) for row in report["rows"] if row["met"] is not None}
+    assert {
+        ("linear", "4096x4096 M=1", "MXFP4/MXFP8"),
+        ("linear", "4096x4096 M=1", "MXFP4/MXFP8 share of read limit"),
+        ("linear", "4096x4096 M=1", "MXFP8/MXFP8"),
+        ("linear", "4096x4096 M=512", "MXFP4/MXFP8"),
+        ("cast", "float32 4096x4096", "quantize MXFP4"),
+        ("cast", "float32 4096x4096", "quantize MXFP8"),
+        ("cast", "bfloat16 4096x4096", "quantize MXFP4"),
+        ("cast", "float32 4096x4096", "fake_quantize MXFP8"),
+        ("train", "bfloat16 4096x4096 M=512", "MXFP8 forward, dgrad, wgrad"),
+        ("overhead", "32x32 M=1, a call", "adopted less trivial"),
+    } == aimed

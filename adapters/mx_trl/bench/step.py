@@ -199,7 +199,7 @@ def _table(taken: dict[Variant, list[dict[str, float]]], weights: int) -> Iterat
         baseline = plain.setdefault(variant.dtype, median)
         target, stretch = TARGETS[variant.dtype] if variant.what == HEADLINE else (None, None)
         dtype = str(variant.dtype).removeprefix("torch.")
-        case = f"{dtype} {weights / 1e6:.0f}M, {variant.epochs} epochs"
+        case = f"{dtype} {weights / 1e6:.0f}M, ppo_epochs {variant.epochs}"
         phases = {phase: statistics.median(step[phase] for step in steps) for phase in PHASES}
         note = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in phases.items()) + " s"
         yield Row("step", case, variant.what, median, baseline / median, target, stretch, note=note)

@@ -63,11 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
-        machine = _machine(arguments.backend)
+        effort = Effort(arguments.budget, time.thread_time if arguments.cpu_time else time.perf_counter)
+        machine = _machine(arguments.backend, effort)
         bench = Bench(
             arguments=arguments,
             backend=arguments.backend,
-            effort=Effort(arguments.budget, time.thread_time if arguments.cpu_time else time.perf_counter),
+            effort=effort,
             read_bytes_per_s=machine["read_bytes_per_s"],
             rotated_bytes=machine["rotated_bytes"],
         )
@@ -121,7 +122,7 @@ def _measured(chosen: list[RegisteredBench], bench: Bench, named: bool) -> Itera
 # ---------------------------------------------------------------------------- the machine
 
 
-def _machine(backend: str) -> dict[str, Any]:
+def _machine(backend: str, effort: Effort) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     made = get_backend(backend)
     implementation, level = made.name, getattr(made, "level", None)
@@ -139,7 +140,8 @@ def _machine(backend: str) -> dict[str, Any]:
         "torch": torch.__version__,
         "mx_plugin": __version__,
         "rotated_bytes": rotated,
-        "read_bytes_per_s": bandwidth(rotated),
+        "read_bytes_per_s": bandwidth(rotated, effort.clock),
+        "clock": effort.clock.__name__,
     }
 
 
@@ -171,7 +173,7 @@ def _headline(machine: dict[str, Any]) -> str:
     what = f"backend {machine['backend']} ({machine['implementation']}, level {machine['level']})"
     reading = f"streaming read {machine['read_bytes_per_s'] / 1e9:.1f} GB/s"
     rotated = f"weights rotated over {machine['rotated_bytes'] >> 20} MiB"
-    titles = f"{'bench':<8} {'case':<26} {'what':<34} {'ms':>10} {'ratio':>6} {'target':>7} {'stretch':>7}"
+    titles = f"{'bench':<8} {'case':<26} {'what':<34} {'time':>10} {'ratio':>6} {'target':>7} {'stretch':>7}"
     return f"{where}\n{what}, {reading}, {rotated}\n{titles}"
 
 
@@ -182,6 +184,13 @@ def _text(row: Row) -> str:
     target = number(row.target) if row.at_most is None else f"<{row.at_most * 1e6:.0f}us"
     met = {None: "", True: "met", False: "missed"}[row.met]
     return (
-        f"{row.bench:<8} {row.case:<26} {row.what:<34} {row.seconds * 1e3:10.3f} {number(row.ratio):>6} "
+        f"{row.bench:<8} {row.case:<26} {row.what:<34} {_time(row.seconds):>10} {number(row.ratio):>6} "
         f"{target:>7} {number(row.stretch):>7} {met:<6} {row.note}"
     ).rstrip()
+
+
+def _time(seconds: float) -> str:
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.2f} {unit}"
+    return f"{seconds * 1e6:.2f} us"

@@ -163,7 +163,7 @@ def _one_shape(
                 yield from _limits(bench, layers, shape, seconds)
             if kinds and count in PEER_ROWS:
                 # Apart: a slow peer would leave the others too few rounds. bf16 runs beside them again.
-                seconds = bench.effort.medians(layers.baseline(x) | layers.peers(x, kinds), least=5)
+                seconds = bench.effort.medians(layers.baseline(x) | layers.peers(x, kinds), least=3)
                 for what in list(seconds)[1:]:
                     yield _row(layers, shape, count, what, seconds[what], seconds[BASELINE])
     finally:
@@ -184,9 +184,9 @@ def _limits(bench: Bench, layers: Layers, shape: tuple[int, int], seconds: dict[
     """What only reading the packed weight would take; and, where a target is set, which share of that was reached."""
     for pair in layers.pairs:
         least = layers.nbytes[pair] / bench.read_bytes_per_s
-        what = f"{pair} limit: read only"
+        what = f"{pair} read limit"
         yield Row("linear", _case(shape, 1), what, least, seconds[BASELINE] / least, note="computed")
         if pair == SHARE_TARGET[0] and shape == SHAPES[0]:
             share, (target, stretch) = least / seconds[pair], SHARE_TARGET[1]
-            what = f"{pair} share of that limit"
+            what = f"{pair} share of read limit"
             yield Row("linear", _case(shape, 1), what, seconds[pair], share, target, stretch)
