@@ -93,7 +93,7 @@ void cast_tile(const MxCast& c, const Rules& rules, int64_t row, int64_t k, int6
       hadamard_block(staged + BLOCK * b, sign_bits(c.hadamard, static_cast<uint64_t>(position / BLOCK)));
     }
   }
-  float drawn[STOCHASTIC ? TILE + 128 : 1];
+  alignas(64) float drawn[STOCHASTIC ? TILE + DRAWN_ROOM : 1];
   const float* threshold = drawn;
   if constexpr (STOCHASTIC) threshold = thresholds(c.rounding, static_cast<uint64_t>(to), kept, drawn);
   TileScales scales;
@@ -218,13 +218,16 @@ void cast_strip_lanes(const MxCast& c, const Rule& rule, int64_t before, int64_t
     for (int64_t i = 0; i < BLOCK; ++i) amax = max(amax, load<vi>(tile[i] + LANES * s) & MAGNITUDE);
     scales[s] = make_scales(amax, rule);
   }
-  float drawn[STOCHASTIC ? STRIP + 128 : 1];
-  const float* threshold = drawn;
+  alignas(64) float drawn[STOCHASTIC ? RUNS * DRAWN : 1];
+  const float* of_row[RUNS] = {drawn};
+  int64_t drawn_from = 0, drawn_to = 0;
   for (int64_t i = 0; i < BLOCK; ++i) {
     const int64_t to = (before * c.out_length + k + i) * c.after + column;
-    if constexpr (STOCHASTIC) {
-      if (i < kept) threshold = thresholds(c.rounding, static_cast<uint64_t>(to), STRIP, drawn);
+    if (STOCHASTIC && i == drawn_to) {
+      drawn_from = i;
+      drawn_to += row_thresholds(c.rounding, static_cast<uint64_t>(to), static_cast<uint64_t>(c.after), drawn, of_row);
     }
+    const float* threshold = of_row[STOCHASTIC ? i - drawn_from : 0];
     for (int64_t s = 0; s < vectors; ++s) {
       const int64_t at = LANES * s;
       const float* t = threshold + (STOCHASTIC ? at : 0);
