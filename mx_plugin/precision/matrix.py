@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, isnan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import MatrixError, PolicyError
 from ..formats.spec import FP16, get_format
@@ -14,6 +15,9 @@ from .entry import canonical_entry, check_word
 from .formats import PHASES, ROLES
 from .max_cost import MaxCost, limits
 from .patterns import is_glob
+
+if TYPE_CHECKING:
+    from .metric_choice import MetricChoice
 
 Key = tuple[str, str, str]
 """(layer, phase, role)."""
@@ -24,7 +28,10 @@ class MatrixRow:
     """One measurement: ``format`` (a name or a pair) in ``layer`` costs ``cost`` [``unit``] of ``metric``.
 
     ``layer`` is a module's name or a prefix of names. A cost is never negative; infinity stands for
-    a format that broke the model.
+    a format that broke the model. ``metric`` is a plain word where this layer alone was quantised;
+    what else was done stands after a colon (see ``metric_choice``). ``in_features``, ``out_features``
+    and ``dtype`` (of the model, e.g. ``bfloat16``) describe the layer, for whoever counts its bytes;
+    None and "" where nobody wrote them.
 
     Raises:
         MatrixError: an unknown word, with the nearest valid one, or a cost that is no cost.
@@ -37,9 +44,12 @@ class MatrixRow:
     cost: float
     metric: str = "cost"
     unit: str = ""
+    in_features: int | None = None
+    out_features: int | None = None
+    dtype: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("layer", "phase", "role", "metric", "unit"):
+        for name in ("layer", "phase", "role", "metric", "unit", "dtype"):
             value = getattr(self, name).strip()
             if len(value.splitlines()) > 1:
                 raise MatrixError(f"{name} is {value!r}, which holds a line break; write it on one line")
@@ -54,10 +64,19 @@ class MatrixRow:
             raise MatrixError(str(error)) from None
         if isnan(self.cost) or self.cost < 0:
             raise MatrixError(f"cost is {self.cost}; a cost is a number of 0 or more")
+        for name in ("in_features", "out_features"):
+            size = getattr(self, name)
+            if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+                raise MatrixError(f"{name} is {size!r}; write a whole number of 1 or more, or leave it empty")
 
     @property
     def key(self) -> Key:
         return (self.layer, self.phase, self.role)
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What a matrix holds once: layer, phase, role, format and metric."""
+        return (*self.key, self.format, self.metric)
 
     @property
     def measure(self) -> str:
@@ -87,7 +106,8 @@ class SensitivityMatrix:
     """The rows, and where they came from (``source`` takes no part in comparisons).
 
     Raises:
-        MatrixError: no row at all, or two rows for the same layer, phase, role and format.
+        MatrixError: no row at all; two rows for the same layer, phase, role, format and metric; rows
+            that give one layer of a role different sizes or dtypes.
     """
 
     rows: tuple[MatrixRow, ...]
@@ -97,10 +117,18 @@ class SensitivityMatrix:
         if not self.rows:
             raise MatrixError(f"{self.source}: no rows; a sensitivity matrix needs at least one measurement")
         seen: set[tuple[str, ...]] = set()
+        about: dict[tuple[str, str], MatrixRow] = {}
         for row in self.rows:
-            if (*row.key, row.format) in seen:
+            if row.identity in seen:
                 raise MatrixError(f"{self.source}: {duplicate(row)}")
-            seen.add((*row.key, row.format))
+            seen.add(row.identity)
+            first = about.setdefault((row.layer, row.role), row)
+            for name in ("in_features", "out_features", "dtype"):
+                if getattr(first, name) != getattr(row, name):
+                    raise MatrixError(
+                        f"{self.source}: {name} of layer {row.layer!r}, role {row.role}, is {getattr(row, name)!r} in "
+                        f"one row and {getattr(first, name)!r} in another; write the same in all its rows"
+                    )
 
     def __eq__(self, other: object) -> bool:
         return self.rows == other.rows if isinstance(other, SensitivityMatrix) else NotImplemented
@@ -110,7 +138,8 @@ class SensitivityMatrix:
 
     @classmethod
     def read(cls, path: str | Path) -> SensitivityMatrix:
-        """Read a CSV with columns ``layer,phase,format,cost`` and optionally ``role,metric,unit``.
+        """Read a CSV with columns ``layer,phase,format,cost`` and optionally ``role,metric,unit`` and
+        ``in_features,out_features,dtype``.
 
         A matrix without roles speaks about the role ``policy``.
 
@@ -122,7 +151,8 @@ class SensitivityMatrix:
         return cls(tuple(read_rows(Path(path))), str(path))
 
     def write(self, path: str | Path) -> None:
-        """Write all seven columns as CSV; ``read`` gives back an equal matrix.
+        """Write all seven columns as CSV, and those that describe the layers where any row has them;
+        ``read`` gives back an equal matrix.
 
         Raises:
             MatrixError: the file cannot be written.
@@ -154,20 +184,28 @@ class SensitivityMatrix:
         """The narrowest format whose cost is at most ``max_cost``, per (layer, phase, role); else FP16.
 
         Narrowest means fewest bits per weight; ties go to the lower cost, then to the name. An
-        infinite cost is never cheap enough. Costs of different units are never compared:
+        infinite cost is never cheap enough. Of several metrics the one of quantising a layer alone
+        counts (``metric_choice.one_metric``). Costs of different units are never compared:
         ``max_cost`` is one number only when the whole matrix has one unit, else a mapping
         ``{"rollout": 0.02, "reward/value": 0.1}`` of phases or ``phase/role`` (which wins).
 
         Raises:
             PolicyError: ``max_cost`` is not a cost, mixes units, or leaves out or misnames a phase.
+            MatrixError: several metrics of quantising a layer alone in one phase and role.
         """
-        limit = limits(max_cost, self.measures(), self.source)
-        return tuple(_choice(key, rows, limit[key[1:]]) for key, rows in self.groups.items())
+        from .metric_choice import one_metric
+
+        matrix = one_metric(self)
+        limit = limits(max_cost, matrix.measures(), self.source)
+        return tuple(_choice(key, rows, limit[key[1:]]) for key, rows in matrix.groups.items())
 
 
 def duplicate(row: MatrixRow) -> str:
-    """Words for the error about a second row of the same layer, phase, role and format."""
-    return f"a second cost of {row.format} for layer {row.layer!r}, phase {row.phase}, role {row.role}; keep one"
+    """Words for the error about a second row of the same layer, phase, role, format and metric."""
+    return (
+        f"a second cost of {row.format} for layer {row.layer!r}, phase {row.phase}, role {row.role}, "
+        f"metric {row.metric}; keep one"
+    )
 
 
 def _choice(key: Key, rows: Iterable[MatrixRow], limit: float) -> Choice:

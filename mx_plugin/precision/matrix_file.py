@@ -12,10 +12,12 @@ from .matrix import MatrixRow, duplicate
 
 COLUMNS = ("layer", "phase", "role", "format", "cost", "metric", "unit")
 REQUIRED = ("layer", "phase", "format", "cost")
+ABOUT_LAYERS = ("in_features", "out_features", "dtype")
+"""Columns that describe the layer; written where any row has them."""
 
 
 def read_rows(path: Path) -> list[MatrixRow]:
-    """Read a CSV; see ``SensitivityMatrix.read``."""
+    """Every row of a CSV, of all its metrics; see ``SensitivityMatrix.read``."""
     records = _records(_text(path), path)
     first = next(records, None)
     if first is None:
@@ -25,7 +27,7 @@ def read_rows(path: Path) -> list[MatrixRow]:
     line_of: dict[tuple[str, ...], int] = {}
     for line, fields in records:
         row = _row(header, fields, f"{path}:{line}")
-        identity = (*row.key, row.format)
+        identity = row.identity
         if identity in line_of:
             raise MatrixError(f"{path}:{line}: {duplicate(row)} (the first is on line {line_of[identity]})")
         line_of[identity] = line
@@ -66,9 +68,10 @@ def _records(text: str, path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _header(fields: list[str], where: str) -> list[str]:
     header = [field.strip().lower() for field in fields]
+    known = (*COLUMNS, *ABOUT_LAYERS)
     for name in header:
-        if name not in COLUMNS:
-            raise MatrixError(f"{where}: unknown column {name!r}: {nearest(name, COLUMNS)}")
+        if name not in known:
+            raise MatrixError(f"{where}: unknown column {name!r}: {nearest(name, known)}")
         if header.count(name) > 1:
             raise MatrixError(f"{where}: column {name!r} is there twice; keep one")
     missing = [name for name in REQUIRED if name not in header]
@@ -85,6 +88,7 @@ def _row(header: list[str], fields: list[str], where: str) -> MatrixRow:
         cost = float(values["cost"])
     except ValueError:
         raise MatrixError(f"{where}: cost {values['cost']!r} is not a number") from None
+    in_features, out_features = (_size(values, name, where) for name in ABOUT_LAYERS[:2])
     try:
         return MatrixRow(
             layer=values["layer"],
@@ -94,17 +98,32 @@ def _row(header: list[str], fields: list[str], where: str) -> MatrixRow:
             cost=cost,
             metric=values.get("metric", "cost"),
             unit=values.get("unit", ""),
+            in_features=in_features,
+            out_features=out_features,
+            dtype=values.get("dtype", ""),
         )
     except MatrixError as error:
         raise MatrixError(f"{where}: {error}") from None
 
 
+def _size(values: dict[str, str], name: str, where: str) -> int | None:
+    text = values.get(name, "").strip()
+    if not text:
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise MatrixError(f"{where}: {name} {text!r} is not a whole number") from None
+
+
 def write_rows(path: Path, rows: Iterable[MatrixRow]) -> None:
     """Write a CSV; see ``SensitivityMatrix.write``."""
+    rows = list(rows)
+    columns = [*COLUMNS, *(name for name in ABOUT_LAYERS if any(getattr(row, name) for row in rows))]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows([getattr(row, column) for column in COLUMNS] for row in rows)
+    writer.writerow(columns)
+    writer.writerows([getattr(row, column) for column in columns] for row in rows)
     try:
         path.write_bytes(text.getvalue().encode("utf-8"))
     except OSError as error:
