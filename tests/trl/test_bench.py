@@ -101,6 +101,7 @@ def test_step_measures_every_variant_and_its_phases(monkeypatch: pytest.MonkeyPa
         ("float32", "plain TRL", None),
         ("float32", "bf16 products, no casts", None),
         ("float32", "C, MXFP8 gradient", 1.5),
+        ("float32", "C, MXFP8 gradient, mismatch_every=0", None),
         ("float32", "C (updates unquantised)", None),
     ]
     for group in (rows[:4], rows[4:]):

@@ -61,8 +61,7 @@ def variants(gradient: Path, epochs: int) -> Iterator[Variant]:
         if dtype == torch.float32:
             yield Variant(dtype, "bf16 products, no casts", bf16_products=True, epochs=epochs)
         yield Variant(dtype, HEADLINE, str(gradient), epochs=epochs)
-        if dtype == torch.bfloat16:
-            yield Variant(dtype, f"{HEADLINE}, mismatch_every=0", str(gradient), unwatched=True, epochs=epochs)
+        yield Variant(dtype, f"{HEADLINE}, mismatch_every=0", str(gradient), unwatched=True, epochs=epochs)
         yield Variant(dtype, "C (updates unquantised)", "C", epochs=epochs)
 
 
