@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from weakref import WeakSet
 
 import torch
 from torch.nn.functional import linear as torch_linear
@@ -27,6 +26,7 @@ from mx_plugin.interfaces import (
 
 from .float32_product import float32_product
 from .library import BF16_LEVELS, TYPES, library
+from .loaded_weights import LoadedWeights, closed_weight, other_length
 from .native_casts import NativeCasts
 from .native_weight import NativeWeight, native_format
 
@@ -52,10 +52,8 @@ class NativeBackend(Backend):
     def __init__(self) -> None:
         self._native = library()
         self._casts = NativeCasts(self._native)
-        self._open: WeakSet[NativeWeight] = WeakSet()
+        self._weights = LoadedWeights(type(self).__name__, NativeWeight)
         self._ordinary = WeakTensorKeyDictionary()
-        self._counters = Counters()
-        self._closed = False
         self._buffers = threading.local()
 
     @property
@@ -124,24 +122,12 @@ class NativeBackend(Backend):
             FormatError: not two-dimensional, or blocked along ``out``.
             PluginError: the backend is closed, or the weight is not on the CPU.
         """
-        if self._closed:
-            raise PluginError(f"this {type(self).__name__} is closed; make a new one by mx_plugin.get_backend")
-        shape = tuple(packed.shape)
-        if len(shape) != 2:
-            raise FormatError(f"a weight has shape (out, in); this one has {shape}")
-        if packed.dim != 1:
-            raise FormatError(
-                f"the weight {shape} is blocked along dimension {packed.dim} (out); linear needs blocks along in: "
-                "quantize(weight, fmt, dim=-1)"
-            )
+        self._weights.check(packed)
         if packed.device.type != "cpu":
             raise PluginError(f"the weight is on {packed.device}; the backend cpu takes CPU tensors: move it with .to")
         handle = NativeWeight(packed, self._native)
-        self._open.add(handle)
         self._ordinary[packed.elements] = not handle.exact
-        self._counters.weights_loaded += 1
-        self._counters.weight_bytes += handle.nbytes
-        return handle
+        return self._weights.add(handle)
 
     def unload_weight(self, handle: Handle) -> None:
         """Free a handle's memory; idempotent.
@@ -149,18 +135,11 @@ class NativeBackend(Backend):
         Raises:
             PluginError: not a handle of this backend.
         """
-        self._own(handle).close()
+        self._weights.own(handle).close()
 
     def product_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
         """bfloat16 where the processor multiplies it (exact operands, float32 sums), else float32."""
         return torch.bfloat16 if self._native.level in BF16_LEVELS else torch.float32
-
-    def _own(self, handle: Handle) -> NativeWeight:
-        if isinstance(handle, NativeWeight) and handle in self._open:
-            return handle
-        raise PluginError(
-            f"{handle!r:.80} is not a weight loaded into this {type(self).__name__}: use what its load_weight returned"
-        )
 
     # ------------------------------------------------------------------ the product
 
@@ -184,17 +163,17 @@ class NativeBackend(Backend):
 
     def bind(self, handle: Handle, activations: str, scale_rule: str) -> BoundLinear:
         """``linear`` with everything but ``x`` and ``bias`` fixed."""
-        weight = self._own(handle)
+        weight = self._weights.own(handle)
         if scale_rule not in SCALE_RULES:
             raise FormatError(f"unknown scale_rule {scale_rule!r}: {nearest(scale_rule, SCALE_RULES)}")
         activations = canonical(activations)
         if weight.packed is None:
-            raise PluginError("the weight's handle is closed: load_weight again")
+            raise closed_weight()
         many = self._many(weight, activations, scale_rule)
         if not (weight.known and native_format(activations)):
             return self._checked(weight, many)
         job, run = weight.job(activations, scale_rule), self._native.linear
-        inner, outer, counters = weight.in_features, weight.out_features, self._counters
+        inner, outer, counters = weight.in_features, weight.out_features, self._weights.counters
         limits = self._row_limits(weight, activations)
 
         def bound(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -240,7 +219,7 @@ class NativeBackend(Backend):
         return {torch.float32: 1 << 62, torch.float16: 1 << 62, torch.bfloat16: 56 * inner}
 
     def _checked(self, weight: NativeWeight, many: BoundLinear) -> BoundLinear:
-        counters = self._counters
+        counters = self._weights.counters
 
         def bound(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             if x.shape[-1] != weight.in_features or weight.packed is None or x.device.type != "cpu":
@@ -295,17 +274,12 @@ class NativeBackend(Backend):
 
     def counters(self) -> Counters:
         """Calls, MACs and loaded weights since it was made; ``extra`` has what is held now."""
-        held = [handle.nbytes for handle in self._open]
-        now = Counters(**{**vars(self._counters), "extra": {}})
-        now.extra.update(weights_held=float(sum(1 for n in held if n)), bytes_held=float(sum(held)))
-        return now
+        return self._weights.count()
 
     def close(self) -> None:
         """Close every handle and free the buffers; idempotent."""
-        for handle in list(self._open):
-            handle.close()
+        self._weights.close()
         self._buffers = threading.local()
-        self._closed = True
 
 
 def _records(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
@@ -315,12 +289,9 @@ def _records(x: torch.Tensor, bias: torch.Tensor | None) -> bool:
 
 def _why_not(x: torch.Tensor, weight: NativeWeight) -> Exception:
     if weight.packed is None:
-        return PluginError("the weight's handle is closed: load_weight again")
+        return closed_weight()
     if x.device.type != "cpu":
         return PluginError(f"x is on {x.device}, the weight on cpu: load the weight after moving the model")
     if x.shape[-1] != weight.in_features:
-        return FormatError(
-            f"x of shape {tuple(x.shape)} has last dimension {x.shape[-1]}, the weight "
-            f"({weight.out_features}, {weight.in_features}) needs {weight.in_features}"
-        )
+        return other_length(x.shape, weight.out_features, weight.in_features)
     return FormatError(f"x is {x.dtype}; a linear layer takes float32, bfloat16 or float16: convert it first")

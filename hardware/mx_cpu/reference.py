@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from weakref import WeakSet
 
 import torch
 from torch.nn.functional import linear as torch_linear
@@ -15,6 +14,7 @@ from mx_plugin.formats.spec import FP16, SCALE_RULES, canonical, format_names
 from mx_plugin.interfaces import Backend, BoundLinear, Capabilities, Counters, Exactness, Handle
 
 from .decoded_weight import DecodedWeight, decode, decodes_to_source
+from .loaded_weights import LoadedWeights, closed_weight, other_length
 
 Cast = Callable[[torch.Tensor], torch.Tensor]
 
@@ -30,10 +30,8 @@ class ReferenceBackend(Backend):
     name = "reference"
 
     def __init__(self) -> None:
-        self._open: WeakSet[DecodedWeight] = WeakSet()
+        self._weights = LoadedWeights(type(self).__name__, DecodedWeight)
         self._casts: dict[tuple[str, str], Cast | None] = {}
-        self._counters = Counters()
-        self._closed = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -86,13 +84,8 @@ class ReferenceBackend(Backend):
             FormatError: not two-dimensional, or blocked along ``out``.
             PluginError: the backend is closed.
         """
-        self._check_open()
-        _check_blocking(packed)
-        handle = DecodedWeight(packed)
-        self._open.add(handle)
-        self._counters.weights_loaded += 1
-        self._counters.weight_bytes += handle.nbytes
-        return handle
+        self._weights.check(packed)
+        return self._weights.add(DecodedWeight(packed))
 
     def unload_weight(self, handle: Handle) -> None:
         """Free a handle's memory; idempotent.
@@ -100,7 +93,7 @@ class ReferenceBackend(Backend):
         Raises:
             PluginError: not a handle of this backend.
         """
-        self._own(handle).close()
+        self._weights.own(handle).close()
 
     def weight_bytes(self, packed: formats.MXTensor, model_dtype: torch.dtype) -> int:
         """Bytes of the decoded copy, which is what a call reads."""
@@ -126,11 +119,11 @@ class ReferenceBackend(Backend):
                 not floating.
             PluginError: a handle that is closed or of another backend; x on another device.
         """
-        return self._multiply(x, bias, self._own(handle), self._cast(activations, scale_rule))
+        return self._multiply(x, bias, self._weights.own(handle), self._cast(activations, scale_rule))
 
     def bind(self, handle: Handle, activations: str, scale_rule: str) -> BoundLinear:
         """``linear`` with handle and cast looked up once."""
-        weight, cast, multiply = self._own(handle), self._cast(activations, scale_rule), self._multiply
+        weight, cast, multiply = self._weights.own(handle), self._cast(activations, scale_rule), self._multiply
 
         def bound(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
             return multiply(x, bias, weight, cast)
@@ -146,7 +139,7 @@ class ReferenceBackend(Backend):
         weight = handle.to_multiply(dtype)
         if weight is None or x.shape[-1] != handle.in_features or x.device != handle.device:
             raise _why_not(x, handle)
-        counters = self._counters
+        counters = self._weights.counters
         counters.linear_calls += 1
         counters.macs += x.numel() * handle.out_features
         if cast is not None and x.numel():
@@ -165,31 +158,15 @@ class ReferenceBackend(Backend):
             self._casts[key] = _make_cast(canonical(activations), scale_rule)
         return self._casts[key]
 
-    def _own(self, handle: Handle) -> DecodedWeight:
-        if isinstance(handle, DecodedWeight) and handle in self._open:
-            return handle
-        raise PluginError(
-            f"{handle!r:.80} is not a weight loaded into this {type(self).__name__}: use what its load_weight returned"
-        )
-
     # ------------------------------------------------------------------ books
 
     def counters(self) -> Counters:
         """Calls, MACs and loaded weights since it was made; ``extra`` has what is held now."""
-        held = [handle.nbytes for handle in self._open]
-        now = Counters(**{**vars(self._counters), "extra": {}})
-        now.extra.update(weights_held=float(sum(1 for n in held if n)), bytes_held=float(sum(held)))
-        return now
+        return self._weights.count()
 
     def close(self) -> None:
         """Close every handle; idempotent."""
-        for handle in list(self._open):
-            handle.close()
-        self._closed = True
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise PluginError(f"this {type(self).__name__} is closed; make a new one by mx_plugin.get_backend")
+        self._weights.close()
 
 
 def _make_cast(fmt: str, scale_rule: str) -> Cast | None:
@@ -204,23 +181,9 @@ def _make_cast(fmt: str, scale_rule: str) -> Cast | None:
     return cast
 
 
-def _check_blocking(packed: formats.MXTensor) -> None:
-    shape = tuple(packed.shape)
-    if len(shape) != 2:
-        raise FormatError(f"a weight has shape (out, in); this one has {shape}")
-    if packed.dim not in (-1, 1):
-        raise FormatError(
-            f"the weight {shape} is blocked along dimension {packed.dim} (out); linear needs blocks along in: "
-            "quantize(weight, fmt, dim=-1)"
-        )
-
-
 def _why_not(x: torch.Tensor, handle: DecodedWeight) -> Exception:
     if handle.tensor is None:
-        return PluginError("the weight's handle is closed: load_weight again")
+        return closed_weight()
     if x.shape[-1] != handle.in_features:
-        return FormatError(
-            f"x of shape {tuple(x.shape)} has last dimension {x.shape[-1]}, the weight "
-            f"({handle.out_features}, {handle.in_features}) needs {handle.in_features}"
-        )
+        return other_length(x.shape, handle.out_features, handle.in_features)
     return PluginError(f"x is on {x.device}, the weight on {handle.device}: load the weight after moving the model")
