@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import MatrixError, PolicyError
 from ..formats.spec import FP16, get_format
@@ -15,9 +14,6 @@ from .entry import canonical_entry, check_word
 from .formats import PHASES, ROLES
 from .max_cost import MaxCost, limits
 from .patterns import is_glob
-
-if TYPE_CHECKING:
-    from .metric_choice import MetricChoice
 
 Key = tuple[str, str, str]
 """(layer, phase, role)."""
@@ -28,10 +24,8 @@ class MatrixRow:
     """One measurement: ``format`` (a name or a pair) in ``layer`` costs ``cost`` [``unit``] of ``metric``.
 
     ``layer`` is a module's name or a prefix of names. A cost is never negative; infinity stands for
-    a format that broke the model. ``metric`` is a plain word where this layer alone was quantised;
-    what else was done stands after a colon (see ``metric_choice``). ``in_features``, ``out_features``
-    and ``dtype`` (of the model, e.g. ``bfloat16``) describe the layer, for whoever counts its bytes;
-    None and "" where nobody wrote them.
+    a format that broke the model. ``in_features``, ``out_features`` and ``dtype`` (of the model, e.g.
+    ``bfloat16``) describe the layer, for whoever counts its bytes; None and "" where nobody wrote them.
 
     Raises:
         MatrixError: an unknown word, with the nearest valid one, or a cost that is no cost.
@@ -75,7 +69,7 @@ class MatrixRow:
 
     @property
     def identity(self) -> tuple[str, ...]:
-        """What a matrix holds once: layer, phase, role, format and metric."""
+        """What a file holds once: layer, phase, role, format and metric."""
         return (*self.key, self.format, self.metric)
 
     @property
@@ -106,8 +100,8 @@ class SensitivityMatrix:
     """The rows, and where they came from (``source`` takes no part in comparisons).
 
     Raises:
-        MatrixError: no row at all; two rows for the same layer, phase, role, format and metric; rows
-            that give one layer of a role different sizes or dtypes.
+        MatrixError: no row at all; two rows for the same layer, phase, role and format; rows that give
+            one layer of a role different sizes or dtypes.
     """
 
     rows: tuple[MatrixRow, ...]
@@ -116,12 +110,12 @@ class SensitivityMatrix:
     def __post_init__(self) -> None:
         if not self.rows:
             raise MatrixError(f"{self.source}: no rows; a sensitivity matrix needs at least one measurement")
-        seen: set[tuple[str, ...]] = set()
+        seen: dict[tuple[str, ...], MatrixRow] = {}
         about: dict[tuple[str, str], MatrixRow] = {}
         for row in self.rows:
-            if row.identity in seen:
-                raise MatrixError(f"{self.source}: {duplicate(row)}")
-            seen.add(row.identity)
+            other = seen.setdefault((*row.key, row.format), row)
+            if other is not row:
+                raise MatrixError(f"{self.source}: {duplicate(row, other)}")
             first = about.setdefault((row.layer, row.role), row)
             for name in ("in_features", "out_features", "dtype"):
                 if getattr(first, name) != getattr(row, name):
@@ -137,18 +131,21 @@ class SensitivityMatrix:
         return hash(self.rows)
 
     @classmethod
-    def read(cls, path: str | Path) -> SensitivityMatrix:
+    def read(cls, path: str | Path, metric: MetricChoice = None) -> SensitivityMatrix:
         """Read a CSV with columns ``layer,phase,format,cost`` and optionally ``role,metric,unit`` and
         ``in_features,out_features,dtype``.
 
-        A matrix without roles speaks about the role ``policy``.
+        A matrix without roles speaks about the role ``policy``. Of a file with several metrics, the rows
+        of one for each phase and role are taken: ``metric`` (one for all, or by ``phase`` or
+        ``phase/role``), else the profiler's cost of quantising a layer alone (``metric_choice``).
 
         Raises:
             MatrixError: anything unreadable; names the file and the line.
         """
         from .matrix_file import read_rows
+        from .metric_choice import one_metric
 
-        return cls(tuple(read_rows(Path(path))), str(path))
+        return cls(tuple(one_metric(read_rows(Path(path)), metric, str(path))), str(path))
 
     def write(self, path: str | Path) -> None:
         """Write all seven columns as CSV, and those that describe the layers where any row has them;
@@ -184,28 +181,23 @@ class SensitivityMatrix:
         """The narrowest format whose cost is at most ``max_cost``, per (layer, phase, role); else FP16.
 
         Narrowest means fewest bits per weight; ties go to the lower cost, then to the name. An
-        infinite cost is never cheap enough. Of several metrics the one of quantising a layer alone
-        counts (``metric_choice.one_metric``). Costs of different units are never compared:
+        infinite cost is never cheap enough. Costs of different units are never compared:
         ``max_cost`` is one number only when the whole matrix has one unit, else a mapping
         ``{"rollout": 0.02, "reward/value": 0.1}`` of phases or ``phase/role`` (which wins).
 
         Raises:
             PolicyError: ``max_cost`` is not a cost, mixes units, or leaves out or misnames a phase.
-            MatrixError: several metrics of quantising a layer alone in one phase and role.
         """
-        from .metric_choice import one_metric
-
-        matrix = one_metric(self)
-        limit = limits(max_cost, matrix.measures(), self.source)
-        return tuple(_choice(key, rows, limit[key[1:]]) for key, rows in matrix.groups.items())
+        limit = limits(max_cost, self.measures(), self.source)
+        return tuple(_choice(key, rows, limit[key[1:]]) for key, rows in self.groups.items())
 
 
-def duplicate(row: MatrixRow) -> str:
-    """Words for the error about a second row of the same layer, phase, role, format and metric."""
-    return (
-        f"a second cost of {row.format} for layer {row.layer!r}, phase {row.phase}, role {row.role}, "
-        f"metric {row.metric}; keep one"
-    )
+def duplicate(row: MatrixRow, other: MatrixRow | None = None) -> str:
+    """Words for the error about a second row of the same layer, phase, role and format; ``other``: the first."""
+    remedy = "keep one"
+    if other is not None and other.metric != row.metric:
+        remedy = f"choose one metric or keep one (metrics {other.metric}, {row.metric})"
+    return f"a second cost of {row.format} for layer {row.layer!r}, phase {row.phase}, role {row.role}; {remedy}"
 
 
 def _choice(key: Key, rows: Iterable[MatrixRow], limit: float) -> Choice:
