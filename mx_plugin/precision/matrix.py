@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite, isnan
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import MatrixError, PolicyError
 from ..formats.spec import FP16, get_format
@@ -14,6 +15,9 @@ from .entry import canonical_entry, check_word
 from .formats import PHASES, ROLES
 from .max_cost import MaxCost, limits
 from .patterns import is_glob
+
+if TYPE_CHECKING:
+    from .metric_choice import MetricChoice
 
 Key = tuple[str, str, str]
 """(layer, phase, role)."""

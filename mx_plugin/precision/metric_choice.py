@@ -1,61 +1,63 @@
-"""Which of a matrix's metrics counts: a profile may hold several for each phase and role.
-
-A metric that is a plain word (``kl``) is the cost of quantising one layer alone. What else was done stands after
-a colon: ``kl:others`` is the cost of quantising all the others, ``gradient_error:forward`` that of the forward
-product alone, ``kl:estimate`` was estimated. Such a metric counts only where it is asked for, or is the only one.
-"""
+"""Which of a file's metrics a matrix is made of: a profile holds several for each phase and role."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from ..errors import MatrixError, nearest
+from .formats import PHASES
+from .matrix import MatrixRow
 
-if TYPE_CHECKING:
-    from .matrix import SensitivityMatrix
+DEFAULT_METRICS = ("kl", "score_error", "gradient_error")
+"""What ``mx-plugin profile`` measures first in a phase: the cost of quantising one layer alone. Its other
+metrics (``kl_all_but``, ``kl_estimate``, ``rank_disagreement``, ...) are read only when they are asked for."""
 
-Scope = tuple[str, str]
-"""(phase, role)."""
+MetricChoice = str | Mapping[str, str] | None
+"""One metric for all phases, or one by phase or ``phase/role``; None takes the default."""
 
 
-def one_metric(matrix: SensitivityMatrix, metrics: Mapping[str, str] | None = None) -> SensitivityMatrix:
-    """The same matrix with one metric for each phase and role.
+def one_metric(rows: Sequence[MatrixRow], choice: MetricChoice, source: str) -> list[MatrixRow]:
+    """The rows of one metric for each (phase, role).
 
-    Args:
-        metrics: the metric that counts, by phase or ``phase/role`` (which wins); where nothing is said, the one
-            of quantising a layer alone.
+    Where nothing is asked for, a default metric is taken if it speaks about every layer and format of the phase
+    and role; otherwise all rows stay, and whoever compares them refuses to mix metrics.
 
     Raises:
-        MatrixError: a phase, role or metric that the matrix does not hold; several metrics, and none is named.
+        MatrixError: a metric, phase or role that the rows do not hold.
     """
-    found: dict[Scope, dict[str, None]] = {}
-    for row in matrix.rows:
-        found.setdefault((row.phase, row.role), {})[row.metric] = None
-    asked = dict(metrics or {})
-    known = list(dict.fromkeys([phase for phase, _ in found] + ["/".join(scope) for scope in found]))
-    for key in asked:
-        if key not in known:
-            raise MatrixError(f"{matrix.source}: a metric is chosen for {key!r}, of which it says nothing: "
-                              f"{nearest(key, known)}")  # fmt: skip
-    kept = {scope: _metric(scope, list(names), asked, matrix.source) for scope, names in found.items()}
-    if all(len(names) == 1 for names in found.values()):
-        return matrix
-    rows = tuple(row for row in matrix.rows if row.metric == kept[row.phase, row.role])
-    return type(matrix)(rows, matrix.source)
+    scopes: dict[tuple[str, str], list[MatrixRow]] = {}
+    for row in rows:
+        scopes.setdefault((row.phase, row.role), []).append(row)
+    _check_scopes(choice, scopes, source)
+    kept = {scope: _metric(members, _asked(choice, scope), scope, source) for scope, members in scopes.items()}
+    return [row for row in rows if kept[row.phase, row.role] in (None, row.metric)]
 
 
-def _metric(scope: Scope, names: list[str], asked: Mapping[str, str], source: str) -> str:
-    where = f"{source}: {'/'.join(scope)}"
-    chosen = asked.get("/".join(scope), asked.get(scope[0]))
-    if chosen is not None:
-        if chosen not in names:
-            raise MatrixError(f"{where} has no metric {chosen!r}: {nearest(chosen, names)}")
-        return chosen
-    plain = [name for name in names if ":" not in name]
-    candidates = plain or names
-    if len(candidates) > 1:
-        raise MatrixError(
-            f"{where} has several metrics, {', '.join(candidates)}, whose costs cannot be compared; choose one"
-        )
-    return candidates[0]
+def _asked(choice: MetricChoice, scope: tuple[str, str]) -> str | None:
+    if choice is None or isinstance(choice, str):
+        return choice
+    return choice.get("/".join(scope), choice.get(scope[0]))
+
+
+def _check_scopes(choice: MetricChoice, scopes: Mapping[tuple[str, str], object], source: str) -> None:
+    if not isinstance(choice, Mapping):
+        return
+    known = list(dict.fromkeys([phase for phase, _ in scopes] + ["/".join(scope) for scope in scopes]))
+    for key in choice:
+        if key not in known and key not in PHASES:
+            raise MatrixError(f"metric names {key!r}, which {source} does not hold: {nearest(str(key), known)}")
+
+
+def _metric(rows: Sequence[MatrixRow], asked: str | None, scope: tuple[str, str], source: str) -> str | None:
+    found = list(dict.fromkeys(row.metric for row in rows))
+    if asked is not None:
+        if asked not in found:
+            raise MatrixError(f"{source} has no metric {asked!r} for {'/'.join(scope)}: {nearest(asked, found)}")
+        return asked
+    if len(found) == 1:
+        return None
+    everything = {(row.layer, row.format) for row in rows}
+    for metric in DEFAULT_METRICS:
+        if {(row.layer, row.format) for row in rows if row.metric == metric} == everything:
+            return metric
+    return None

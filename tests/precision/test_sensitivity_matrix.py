@@ -310,3 +310,50 @@ def test_a_matrix_may_choose_the_output_heads_format_in_rollout_only() -> None:
     assert policy.resolve("lm_head", "rollout", is_lm_head=True) == "MXFP8"
     with pytest.raises(PolicyError, match=r"made here: layer 'lm_head', phase reward: .*read lm_head\.weight directly"):
         PrecisionPolicy.from_matrix(matrix(row("lm_head", "MXFP8", 0.1, phase="reward")), 0.2)
+
+
+# ---------------------------------------------------------------------------- several metrics
+
+
+PROFILED = (
+    "h.0,rollout,policy,MXFP4,0.4,kl,nats/token",
+    "h.0,rollout,policy,MXFP4,0.9,kl_all_but,nats/token",
+    "h.0,gradient,policy,MXFP4,0.2,gradient_error,relative",
+    "h.0,gradient,policy,MXFP4,0.1,gradient_cosine,1 - cosine",
+)
+
+
+def test_of_a_file_with_several_metrics_the_cost_of_a_layer_alone_is_read(tmp_path: Path) -> None:
+    rows = read(tmp_path, *PROFILED).rows
+    assert [(r.phase, r.metric, r.cost) for r in rows] == [("rollout", "kl", 0.4), ("gradient", "gradient_error", 0.2)]
+
+
+def test_another_metric_is_read_where_it_is_asked_for(tmp_path: Path) -> None:
+    read(tmp_path, *PROFILED)
+    m = SensitivityMatrix.read(tmp_path / "matrix.csv", {"rollout": "kl_all_but"})
+    assert [r.metric for r in m.rows] == ["kl_all_but", "gradient_error"]
+    m = SensitivityMatrix.read(tmp_path / "matrix.csv", {"rollout/policy": "kl_all_but", "gradient": "gradient_cosine"})
+    assert [r.cost for r in m.rows] == [0.9, 0.1]
+
+
+def test_a_metric_that_the_file_does_not_hold_is_refused(tmp_path: Path) -> None:
+    read(tmp_path, *PROFILED)
+    with pytest.raises(MatrixError, match="no metric 'kl_al_but' for rollout/policy: did you mean 'kl_all_but'"):
+        SensitivityMatrix.read(tmp_path / "matrix.csv", {"rollout": "kl_al_but"})
+    with pytest.raises(MatrixError, match="no metric 'kl' for gradient/policy"):
+        SensitivityMatrix.read(tmp_path / "matrix.csv", "kl")
+    with pytest.raises(MatrixError, match=r"metric names 'rolout', .*did you mean 'rollout'"):
+        SensitivityMatrix.read(tmp_path / "matrix.csv", {"rolout": "kl"})
+
+
+def test_several_metrics_without_a_default_among_them_need_a_choice(tmp_path: Path) -> None:
+    lines = ("h.0,rollout,policy,MXFP4,0.4,one,nats", "h.0,rollout,policy,MXFP4,0.9,two,nats")
+    with pytest.raises(MatrixError, match=r"a second cost of MXFP4 .*\(metrics one, two\)"):
+        read(tmp_path, *lines)
+    assert SensitivityMatrix.read(tmp_path / "matrix.csv", "two").rows[0].cost == 0.9
+
+
+def test_a_default_metric_that_leaves_a_layer_out_is_not_taken_in_silence(tmp_path: Path) -> None:
+    m = read(tmp_path, "h.0,rollout,policy,MXFP4,0.4,kl,nats", "h.1,rollout,policy,MXFP4,0.9,loss,points")
+    with pytest.raises(PolicyError, match="rollout/policy mixes units nats, points"):
+        m.choose(1.0)
