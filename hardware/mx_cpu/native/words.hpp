@@ -16,13 +16,15 @@ constexpr int LEAST_EXPONENT = 12;  // of the smallest normal binade: what lies 
 constexpr int WORD_BLOCKS = 16;     // blocks whose scales are found together
 
 struct WordRule {
-  __m512i half, one_quantum, quantum_shift, binade_shift, max_code, sign_shift, sign, value_shift, least_normal, subnormal;
-  int bits, emin, low, high;  // low .. high: scale codes whose blocks are taken
-  bool fits;
+  __m512i half{}, one_quantum{}, quantum_shift{}, binade_shift{}, max_code{}, sign_shift{}, sign{}, value_shift{};
+  __m512i least_normal{}, subnormal{};
+  int bits, emin, low = 0, high = 0;  // low .. high: scale codes whose blocks are taken
+  bool fits;                          // else nothing of the above is meant
 
   // `smallest`, `largest`: exponents that nonzero results must stay within.
   explicit WordRule(const MxRule& r, int smallest = -126, int largest = 126)
-      : bits(r.bits), emin(r.emin), fits(!r.is_integer && r.mantissa_bits <= 3 && rounds_alike(r.offset)) {
+      : bits(r.bits), emin(r.emin), fits(r.bits && !r.is_integer && r.mantissa_bits <= 3 && rounds_alike(r.offset)) {
+    if (!fits) return;
     const int m = r.mantissa_bits, emax = ilogb_of(r.max);
     auto all = [](int v) { return _mm512_set1_epi16(static_cast<int16_t>(v)); };
     half = all((1 << (13 - m)) - 1);
