@@ -93,7 +93,7 @@ class OperandCast:
         if isinstance(x, ReleasedWeight):  # it holds MX values already, and has no other source to cast from
             if hadamard is not None or not x.is_cpu:
                 return self._unquantised(x.decode(), dtype, workspace, hadamard)
-            return x.decode(workspace.tensor(self._slot, x.shape, dtype, transposed or _lies_transposed(x)))
+            return x.decode(workspace.tensor(self._slot, x.shape, dtype, transposed or lies_transposed(x)))
         if self._cast is None:
             return self._unquantised(x, dtype, workspace, hadamard)
         if not x.is_cpu:
@@ -102,7 +102,7 @@ class OperandCast:
             return self._cast(source, None, key, hadamard).to(dtype)
         # Blocks across memory are cast as well as those along it: a transposed weight is not copied first. Draws
         # are counted in the order of the operand's own rows.
-        transposed = transposed or (not self.draws and _lies_transposed(x))
+        transposed = transposed or (not self.draws and lies_transposed(x))
         shape = x.shape if hadamard is None else self._whole(x.shape)
         out = workspace.tensor(self._slot, shape, dtype, transposed)
         if self._prescaled:
@@ -127,7 +127,7 @@ class OperandCast:
         return torch.Size(padded)
 
 
-def _lies_transposed(x: torch.Tensor) -> bool:
+def lies_transposed(x: torch.Tensor) -> bool:
     return x.stride(0) == 1 and x.stride(1) != 1
 
 
@@ -156,11 +156,11 @@ class Operands:
         workspace: Workspace,
         step: int,
         call: int,
-        transposed: bool = False,
+        turned: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, float]:
         """Both operands cast to ``dtypes``, and the factor owed to their product.
 
-        ``transposed``: the second will be multiplied transposed.
+        ``turned``: FIRST or SECOND, the one that will be multiplied transposed.
         """
         k1 = k2 = turn = None
         if self._random:
@@ -169,7 +169,7 @@ class Operands:
             k2 = at(self._second.stream, step, call) if self._second.draws else None
             turn = at(self._hadamard, step, call) if self._hadamard is not None else None
         return (
-            self._first(first, dtypes[0], workspace, k1, turn),
-            self._second(second, dtypes[1], workspace, k2, turn, transposed),
+            self._first(first, dtypes[0], workspace, k1, turn, turned == FIRST),
+            self._second(second, dtypes[1], workspace, k2, turn, turned == SECOND),
             self._second.factor * (1.0 if isinstance(first, ReleasedWeight) else self._first.factor),
         )

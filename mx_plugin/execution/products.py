@@ -14,9 +14,9 @@ import torch.nn.functional as F
 
 from ..interfaces import MatrixProduct
 from ..precision.formats import LayerFormats
-from .operands import BindCast, Keys, Operands
+from .operands import BindCast, Keys, Operands, lies_transposed
 from .phases import TRACKER
-from .scratch import Scratch
+from .scratch import FIRST, SECOND, Scratch
 from .tally import Tally
 
 _BFLOAT16 = torch.bfloat16
@@ -81,17 +81,21 @@ class LayerProducts:
         return dx if factor == 1.0 else dx.mul_(factor), dtypes[1]
 
     def wgrad(
-        self, dy: torch.Tensor, x: torch.Tensor, compute: torch.dtype | None, call: int
+        self, dy: torch.Tensor, x: torch.Tensor, compute: torch.dtype | None, call: int, transposed: bool = False
     ) -> tuple[torch.Tensor, torch.dtype]:
-        """dW = dY^T X, both blocked along tokens, and the dtype that was multiplied; returns (out, in)."""
+        """dW = dY^T X, both blocked along tokens, and the dtype that was multiplied; returns (out, in).
+
+        ``transposed``: computed as X^T dY, so that it lies as a weight does that is stored (in, out).
+        """
         operands = self._wgrad
         dtypes, narrow = self._dtypes(operands, x, dy, compute)
+        multiply = torch.mm if narrow is None else narrow
+        # oneDNN takes twice as long over 16-bit operands when the left one's rows do not lie along memory.
+        turned = None if narrow is not None or dtypes[1].itemsize != 2 else FIRST if transposed else SECOND
         workspace = self._scratch.borrow()
         try:
-            # oneDNN takes twice as long over 16-bit operands when the left one's rows do not lie along memory.
-            turned = narrow is None and dtypes[1].itemsize == 2
             a, g, factor = operands.cast(x, dy, dtypes, workspace, self.step, call, turned)
-            dw = torch.mm(g.t(), a) if narrow is None else narrow(g.t(), a)
+            dw = multiply(a.t(), g).t() if transposed else multiply(g.t(), a)
         finally:
             self._scratch.give_back(workspace)
         return dw if factor == 1.0 else dw.mul_(factor), dtypes[1]
@@ -148,7 +152,7 @@ class MXLinearFunction(torch.autograd.Function):
             tally.dgrad_calls += 1
         if needs_dw:
             tokens = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
-            dw, tally.wgrad_dtype = products.wgrad(dy, tokens, ctx.compute, ctx.call)
+            dw, tally.wgrad_dtype = products.wgrad(dy, tokens, ctx.compute, ctx.call, lies_transposed(weight))
             dw = dw.to(weight.dtype)
             tally.wgrad_rows += rows
         if needs_db and ctx.has_bias:

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mx_plugin import fake_quantize
+from mx_plugin.execution.layer_types import LayerType
 from mx_plugin.execution.operands import Keys, Operands, bind_reference_cast
 from mx_plugin.execution.phases import TRACKER
 from mx_plugin.execution.scratch import Workspace
@@ -20,6 +21,18 @@ from mx_plugin.precision.formats import Product
 from .conftest import TwoLayers
 
 ROWS = 37  # tokens: a ragged last block for dW
+
+
+class Stored(nn.Module):
+    """A linear layer whose weight is stored (in, out)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(linear.weight.detach().t().clone(memory_format=torch.contiguous_format))
+        self.bias = nn.Parameter(linear.bias.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight + self.bias
 
 
 @pytest.fixture
@@ -181,3 +194,26 @@ def test_a_checkpointed_forward_draws_the_same_bits_when_it_is_recomputed(
         engine.restore()
     for plain, recomputed in zip(*gradients, strict=True):
         assert torch.equal(plain, recomputed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_weight_that_is_stored_transposed_trains_alike(
+    engines: Any, backend: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPT-2's Conv1D stores (in, out): the same products, and a gradient that lies as the weight does."""
+    torch.manual_seed(7)
+    linear = nn.Linear(96, 160).to(dtype)
+    conv = Stored(linear)
+    monkeypatch.setattr("mx_plugin.plugins.layer_types", lambda: [LayerType(nn.Linear), LayerType(Stored, True)])
+    engines(policy("MXFP8"), {"policy": nn.ModuleDict({"up": linear}), "value": nn.ModuleDict({"up": conv})}, backend)
+    x, dy = torch.randn(ROWS, 96, dtype=dtype), torch.randn(ROWS, 160, dtype=dtype)
+    results = []
+    for layer in (linear, conv):
+        leaf = x.clone().requires_grad_()
+        y = layer(leaf)
+        y.backward(dy)
+        results.append((y.detach(), leaf.grad, layer.weight.grad, layer.bias.grad))
+    assert results[1][2].is_contiguous()
+    for a, b in zip(results[0], (*results[1][:2], results[1][2].t(), results[1][3]), strict=True):
+        torch.testing.assert_close(a, b)
