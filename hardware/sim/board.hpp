@@ -19,10 +19,10 @@ class Board {
 
   // Press the reset button. Bytes on their way into the board are lost.
   void reset() {
-    top_->rst = 1;
+    top_->reset = 1;
     Bytes nothing(1), lost(RESET_CYCLES);
     for (int i = 0; i < RESET_CYCLES; i++) cycle(nothing, lost);
-    top_->rst = 0;
+    top_->reset = 0;
     quiet_ = 0;
   }
 
@@ -53,14 +53,14 @@ class Board {
   static constexpr int QUIET_CYCLES = 16;
 
   void cycle(Bytes& in, Bytes& out) {
-    top_->rx_valid = !in.empty();
-    if (!in.empty()) top_->rx_data = in.front();
-    top_->tx_ready = !out.full();
+    top_->in_valid = !in.empty();
+    if (!in.empty()) top_->in_data = in.front();
+    top_->out_ready = !out.full();
     top_->clk = 0;
     top_->eval();
-    const bool taken = !in.empty() && top_->rx_ready && !top_->rst;
-    const bool given = !out.full() && top_->tx_valid && !top_->rst;
-    if (given) out.push(top_->tx_data);
+    const bool taken = !in.empty() && top_->in_ready && !top_->reset;
+    const bool given = !out.full() && top_->out_valid && !top_->reset;
+    if (given) out.push(top_->out_data);
     top_->clk = 1;
     top_->eval();
     cycles_++;

@@ -13,7 +13,7 @@ from mx_fpga.verilator import VerilatorMissing, find
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 RTL = REPOSITORY / "hardware" / "rtl"
-PACKAGES = ("mx_constants.sv", "mx_types.sv")
+PACKAGES = ("mx_constants.sv", "mx_types.sv", "mx_crc32.sv")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mx_fpga" / "tests"
 
 
