@@ -9,6 +9,7 @@ module mx_activations
     localparam int BLOCK_BITS = $clog2(BLOCKS)
 ) (
     input  logic clk,
+    input  logic compute_clk,  // for reading: the same clock, at rest when nothing is read
     // Writing: bytes of the stream, token by token, elements and then scales.
     input  logic restart,
     input  logic write,
@@ -90,7 +91,7 @@ module mx_activations
   end
 
   logic valid1, valid2;
-  always_ff @(posedge clk) {next_valid, valid2, valid1} <= {valid2, valid1, part_valid};
+  always_ff @(posedge compute_clk) {next_valid, valid2, valid1} <= {valid2, valid1, part_valid};
   for (genvar c = 0; c < COLUMNS; c++) begin : g_column
     logic [31:0] parts[8*BLOCKS];
     logic [7:0]  scales[BLOCKS];
@@ -99,6 +100,8 @@ module mx_activations
     always_ff @(posedge clk) begin
       if (store_part && stored_token == c) parts[stored_at] <= stored_part;
       if (store_scale && stored_token == c) scales[stored_at[BLOCK_BITS-1:0]] <= stored_scale;
+    end
+    always_ff @(posedge compute_clk) begin
       part1        <= parts[part_at];
       part2        <= part1;
       next_code[c] <= part2;

@@ -30,6 +30,10 @@ module mx_core
   localparam int ELEMENT_BITS = $clog2(WORDS), SCALE_BITS = ELEMENT_BITS + 1, BLOCK_BITS = $clog2(BLOCKS);
   localparam int ROW_SHIFT = $clog2(ROWS);
 
+  // Memories are written by `clk`; reading and multiplying go by a clock that rests between products.
+  logic running, compute_clk;
+  mx_clock_gate gate (.clk, .enable(running | reset), .gated(compute_clk));
+
   logic        frame_valid, frame_bad, frame_pending, advance, release_;
   logic [10:0] frame_length;
   logic [7:0]  data;
@@ -60,7 +64,7 @@ module mx_core
       .ROWS(ROWS), .COLUMNS(COLUMNS), .GROUP(GROUP), .WORDS(WORDS), .BLOCKS(BLOCKS), .HANDLES(HANDLES),
       .CLOCK_HZ(CLOCK_HZ), .NAME(NAME)
   ) engine (
-      .clk, .reset, .idle, .frame_valid, .frame_length, .data, .advance, .release_, .frame_bad, .frame_pending, .tx_idle, .tx_start,
+      .clk, .reset, .idle, .running, .frame_valid, .frame_length, .data, .advance, .release_, .frame_bad, .frame_pending, .tx_idle, .tx_start,
       .tx_valid, .tx_ready, .tx_data, .tx_finish, .tx_sent, .write_elements, .write_element_at, .write_element,
       .write_scales, .write_scale_at, .write_scale, .x_restart, .x_write, .x_data, .w_format, .x_format, .x_blocks,
       .x_tokens, .run_start, .run_word, .run_scale, .run_groups, .step_valid, .result_valid(result_byte_valid),
@@ -86,17 +90,17 @@ module mx_core
   logic [BLOCK_BITS-1:0]   x_scale_at;
   step_t                   step0, step3;
   mx_sequencer #(.ELEMENT_BITS(ELEMENT_BITS), .SCALE_BITS(SCALE_BITS), .BLOCK_BITS(BLOCK_BITS)) sequencer (
-      .clk, .reset, .start(run_start), .first_word(run_word), .first_scale(run_scale), .blocks(x_blocks),
+      .clk(compute_clk), .reset, .start(run_start), .first_word(run_word), .first_scale(run_scale), .blocks(x_blocks),
       .groups(run_groups), .granules({1'b0, w_width} + 3'd2), .w_two_digits, .x_two_digits, .group_left, .read,
       .read_at, .w_scale_at, .granule_start, .part_valid, .part_at, .x_scale_at, .step(step0)
   );
-  mx_delay #(.WIDTH($bits(step_t)), .DEPTH(3)) delay_step (.clk, .in(step0), .out({step3}));
+  mx_delay #(.WIDTH($bits(step_t)), .DEPTH(3)) delay_step (.clk(compute_clk), .in(step0), .out({step3}));
   assign step_valid = step3.valid;
 
   logic [ROWS-1:0][LANES-1:0][7:0] w_code;
   logic [ROWS-1:0][7:0]            w_scale;
   mx_weights #(.ROWS(ROWS), .LANES(LANES), .WORDS(WORDS)) weights (
-      .clk, .write_elements, .write_element_at, .write_element, .write_scales, .write_scale_at, .write_scale,
+      .clk, .compute_clk, .write_elements, .write_element_at, .write_element, .write_scales, .write_scale_at, .write_scale,
       .width(w_width), .read, .read_at, .scale_at(w_scale_at), .start(granule_start), .code(w_code), .scale(w_scale)
   );
 
@@ -104,14 +108,14 @@ module mx_core
   logic [COLUMNS-1:0][3:0][7:0] next_code;
   logic [COLUMNS-1:0][7:0]      x_scale;
   mx_activations #(.COLUMNS(COLUMNS), .BLOCKS(BLOCKS)) activations (
-      .clk, .restart(x_restart), .write(x_write), .write_data(x_data), .width(x_width), .blocks(x_blocks), .part_valid,
+      .clk, .compute_clk, .restart(x_restart), .write(x_write), .write_data(x_data), .width(x_width), .blocks(x_blocks), .part_valid,
       .part_at, .scale_at(x_scale_at), .next_valid, .next_code, .scale(x_scale)
   );
 
   logic                               result_valid;
   logic [ROWS-1:0][COLUMNS-1:0][31:0] result;
   mx_tile #(.ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(LANES)) tile (
-      .clk, .w_format, .x_format, .step(step3), .w_code, .w_scale, .x_scale, .next_valid, .next_code, .result_valid,
+      .clk(compute_clk), .w_format, .x_format, .step(step3), .w_code, .w_scale, .x_scale, .next_valid, .next_code, .result_valid,
       .result
   );
   mx_results #(.ROWS(ROWS), .COLUMNS(COLUMNS)) results (

@@ -19,6 +19,7 @@ module mx_engine
     input  logic clk,
     input  logic reset,
     output logic idle,
+    output logic running,  // from a RUN's start to the end of its reply: what computes may rest otherwise
 
     // From mx_receive.
     input  logic        frame_valid,
@@ -195,7 +196,7 @@ module mx_engine
   logic [47:0][7:0] payload;   // byte 0 leaves first
   logic [47:0] cycles, busy_cycles, passes;
   logic [31:0] frames_received, frames_bad, frames_sent;
-  logic        bad_pending, running;
+  logic        bad_pending;
   logic [47:0][7:0] hello, counters, energy;
   logic [15:0][7:0] name;
   // Its first character highest: a string parameter carries its zeros in front.

@@ -14,6 +14,7 @@ module mx_weights
     localparam int BANKS = 4 * ROWS
 ) (
     input  logic clk,
+    input  logic compute_clk,  // for reading: the same clock, at rest when nothing is read
     // Writing: 64 bits of elements at a time, or a scale.
     input  logic write_elements,
     input  logic [ELEMENT_BITS+$clog2(BANKS)-1:0] write_element_at,
@@ -38,6 +39,8 @@ module mx_weights
     assign mine = write_element_at[$clog2(BANKS)-1:0] == b;
     always_ff @(posedge clk) begin
       if (write_elements && mine) memory[write_element_at[$clog2(BANKS)+:ELEMENT_BITS]] <= write_element;
+    end
+    always_ff @(posedge compute_clk) begin
       word1      <= memory[read_at];
       fetched[b] <= word1;
     end
@@ -45,7 +48,7 @@ module mx_weights
 
   logic [2:0] start1, start2, start3;
   logic       read1, read2;
-  always_ff @(posedge clk) begin
+  always_ff @(posedge compute_clk) begin
     {read1, start1} <= {read, start};
     {read2, start2} <= {read1, start1};
     start3 <= start2;
@@ -89,6 +92,8 @@ module mx_weights
     assign mine = (32'(write_scale_at) & 32'(ROWS - 1)) == r;
     always_ff @(posedge clk) begin
       if (write_scales && mine) memory[write_scale_at[$clog2(ROWS)+:SCALE_BITS]] <= write_scale;
+    end
+    always_ff @(posedge compute_clk) begin
       scale1   <= memory[scale_at];
       scale2   <= scale1;
       scale[r] <= scale2;
