@@ -101,7 +101,7 @@ class MXConfig:
         default=None, metadata={"help": "Clip range of the gate; default: the trainer's own, else 0.2."}
     )
     mismatch_every: int = field(
-        default=1, metadata={"help": "Measure rollout-against-gradient mismatch every N steps (0: only at step 0)."}
+        default=10, metadata={"help": "Measure rollout-against-gradient mismatch every N steps (0: only at step 0)."}
     )
     mismatch_samples: int = field(default=4, metadata={"help": "Sequences used for each mismatch measurement."})
     kl_every: int = field(

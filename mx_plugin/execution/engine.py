@@ -67,7 +67,6 @@ class Engine:
         self.provider = provider
         self.backend = backend
         self.backends = BackendChoice(backend, backends or {})
-        self.seed = seed
         self.policy_scoring = policy_scoring
         self.reference = reference
         self.match_phase = match_phase
@@ -83,6 +82,15 @@ class Engine:
         self._tables: dict[str, list[tuple[AdoptedLayer, Route]]] = {}
         self._policy_names: set[str] = set()
         self._watch: WriteWatch | None = None
+
+    @property
+    def seed(self) -> int:
+        """Of stochastic rounding; a new one holds for layers that are routed from then on."""
+        return self._products.seed
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._products.seed = seed
 
     # ------------------------------------------------------------------ adoption
 

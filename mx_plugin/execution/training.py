@@ -30,7 +30,7 @@ class TrainingProducts:
 
     def __init__(self, seed: int, dtype: str) -> None:
         self.scratch = Scratch()
-        self._seed = seed
+        self.seed = seed
         self._dtype = checked_choice(dtype)
         self._step = 0
         self._made: list[LayerProducts] = []
@@ -41,7 +41,7 @@ class TrainingProducts:
         if not backend.capabilities.fake_quantize:
             log.info("backend %s has no fake_quantize: %s is cast by the reference", backend.name, layer.name)
             bind = bind_reference_cast
-        keys = Keys(self._seed, f"{layer.role}/{layer.name}")
+        keys = Keys(self.seed, f"{layer.role}/{layer.name}")
         narrow = narrow_product(self._dtype, backend, layer.weight)
         made = LayerProducts(formats, bind, keys, self.scratch, narrow)
         made.step = self._step

@@ -48,7 +48,7 @@ def trained(
     workshop: Workshop, policy: str, resume: Any = None, mx: dict[str, Any] | None = None, **config: Any
 ) -> Any:
     """A GRPO trainer that has trained, and its callback."""
-    callback = MXCallback(policy=policy, output_dir=workshop.folder, **(mx or {}))
+    callback = MXCallback(policy=policy, output_dir=workshop.folder, **{"mismatch_every": 1, **(mx or {})})
     trainer = workshop.trainer("grpo", [callback], **config)
     trainer.train(resume_from_checkpoint=resume)
     assert callback.run_dir is not None and callback.last_session is not None

@@ -98,7 +98,7 @@ def test_a_trained_llama_with_a_ragged_last_block_trains_under_policy_c(
     tokenizer, policy = load_tokenizer(path), load_policy(path, dtype=torch.float32)
     ensure_padding(tokenizer, policy, [tokenizer.eos_token_id])
     openings = ("Once upon a time there was a", "One day, a little", "Tom and Lily went to", "The big dog")
-    callback = MXCallback(policy="C", output_dir=tmp_path)
+    callback = MXCallback(policy="C", mismatch_every=1, output_dir=tmp_path)
     trainer = make_ppo(
         tmp_path,
         [callback],

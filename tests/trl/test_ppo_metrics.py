@@ -25,7 +25,7 @@ MISMATCH = ("kl", "frac_outside_clip", "seq_logratio_std", "mean_abs_logratio")
 
 
 def test_our_numbers_are_in_the_trainers_log_at_every_step(make_ppo: Callable[..., Any], tmp_path: Path) -> None:
-    trainer = make_ppo(tmp_path, [MXCallback(policy="C", output_dir=tmp_path)])
+    trainer = make_ppo(tmp_path, [MXCallback(policy="C", mismatch_every=1, output_dir=tmp_path)])
     trainer.train()
     log = trainer.state.log_history
     assert [entry["step"] for entry in log] == [1, 2]
@@ -43,7 +43,9 @@ def test_tensorboard_shows_our_numbers_beside_the_trainers(
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
-    trainer = make_ppo(tmp_path, [MXCallback(policy="C", output_dir=tmp_path)], report_to="tensorboard")
+    trainer = make_ppo(
+        tmp_path, [MXCallback(policy="C", mismatch_every=1, output_dir=tmp_path)], report_to="tensorboard"
+    )
     trainer.train()
     [events] = (tmp_path / "events").rglob("events.out.tfevents.*")
     read = EventAccumulator(str(events)).Reload()
@@ -60,7 +62,7 @@ def test_tensorboard_shows_our_numbers_beside_the_trainers(
 def test_metrics_csv_repeats_the_trainers_own_numbers(
     make_ppo: Callable[..., Any], rows_of: Callable[..., Any], tmp_path: Path
 ) -> None:
-    callback = MXCallback(policy="C", output_dir=tmp_path)
+    callback = MXCallback(policy="C", mismatch_every=1, output_dir=tmp_path)
     trainer = make_ppo(tmp_path, [callback])
     trainer.train()
     columns = {

@@ -64,7 +64,7 @@ def test_policy_c_does_not_train_like_plain_trl(
 def test_policy_a_reports_a_mismatch_of_exactly_zero(
     make_ppo: Callable[..., Any], rows_of: Callable[..., Any], tmp_path: Path
 ) -> None:
-    callback = MXCallback(policy="A", output_dir=tmp_path)
+    callback = MXCallback(policy="A", mismatch_every=1, output_dir=tmp_path)
     make_ppo(tmp_path, [callback]).train()
     assert [float(row["mismatch"]) for row in rows_of(callback.run_dir, "metrics.csv")] == [0.0, 0.0]
 
