@@ -78,6 +78,7 @@ class Board:
             self._check_geometry()
             self.memory = Memory(self.hello)
             self.link.request(Message.RESET)
+            self.energy_when_opened = self._first_reading()
         except BaseException:
             self.close()
             raise
@@ -100,7 +101,7 @@ class Board:
 
         Raises:
             FormatError: not two-dimensional, blocked along ``out``, or not a format of this board.
-            BoardError: a row is longer than the board can take, or not even a group of rows fits; says the sizes.
+            DoesNotFit: a row is longer than the board can take, or not even a group of rows fits; says the sizes.
             LinkError: the board cannot be reached.
         """
         weight = prepare(packed, self.hello)
@@ -279,6 +280,10 @@ class Board:
             "traffic": asdict(self.traffic) | {"evictions": self.memory.evictions},
             "link": self.link.describe(),
         }
+
+    def _first_reading(self) -> Energy | None:
+        """So that a meter can tell the energy of a window in which the board was opened; None without a source."""
+        return None if self.hello.energy is protocol.EnergySource.NONE else self.read_energy()
 
     @property
     def name(self) -> str:

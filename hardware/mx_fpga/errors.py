@@ -11,6 +11,10 @@ class BoardError(PluginError):
     """A board that cannot be reached, does not do what it was asked, or is not what it should be."""
 
 
+class DoesNotFit(BoardError):
+    """A weight that this board cannot take, whatever else it holds; the message says the sizes."""
+
+
 class LinkError(BoardError):
     """The link to a board does not work, and what could be done about it has been done."""
 

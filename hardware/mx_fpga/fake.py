@@ -7,7 +7,7 @@ handles and credits as a board has, and no notion of time: cycles are counted, n
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from mx_plugin.formats.packing import unpack
 
 from . import arithmetic, layout, protocol
 from .elements import BLOCK, FORMATS, element_table
+from .emulation import rows
 from .framing import Deframer, encode_frame
 from .layout import Geometry
 from .protocol import Counters, Energy, EnergyScope, EnergySource, Hello, LoadBegin, Message, Status
@@ -270,9 +271,9 @@ class FakeBoard:
 
     def _x(self, x: _Activations) -> arithmetic.Operand:
         fmt = FORMATS[x.format]
-        rows = np.frombuffer(x.data, np.uint8).reshape(x.tokens, -1)
+        packed = np.frombuffer(x.data, np.uint8).reshape(x.tokens, -1)
         split = x.blocks * layout.block_bytes(fmt)
-        return _decode(rows[:, :split], rows[:, split:], fmt)
+        return _decode(packed[:, :split], packed[:, split:], fmt)
 
     def _w(self, weight: _Weight, first: int, groups: int) -> arithmetic.Operand:
         """Groups of a weight, read from the memories in the order in which a board reads them."""
@@ -282,17 +283,11 @@ class FakeBoard:
             shape = (begin.groups, begin.blocks, geometry.group, geometry.rows)
             elements = np.frombuffer(self.elements, np.uint8, begin.element_bytes, begin.element_base)
             scales = np.frombuffer(self.scales, np.uint8, begin.scale_bytes, begin.scale_base)
-            rows = begin.groups * geometry.group_rows
-            in_rows = elements.reshape(*shape, layout.block_bytes(fmt)).transpose(0, 2, 3, 1, 4).reshape(rows, -1)
-            weight.operand = _decode(in_rows, scales.reshape(shape).transpose(0, 2, 3, 1).reshape(rows, -1), fmt)
-        whole, part = weight.operand, slice(first * geometry.group_rows, (first + groups) * geometry.group_rows)
-        return replace(
-            whole,
-            digits=tuple(digit[:, part] for digit in whole.digits),
-            scales=whole.scales[:, part],
-            kinds=None if whole.kinds is None else whole.kinds[:, part],
-            signs=None if whole.signs is None else whole.signs[:, part],
-        )
+            count = begin.groups * geometry.group_rows
+            in_rows = elements.reshape(*shape, layout.block_bytes(fmt)).transpose(0, 2, 3, 1, 4).reshape(count, -1)
+            weight.operand = _decode(in_rows, scales.reshape(shape).transpose(0, 2, 3, 1).reshape(count, -1), fmt)
+        first_row = first * geometry.group_rows
+        return rows(weight.operand, slice(first_row, first_row + groups * geometry.group_rows))
 
 
 def _decode(elements: layout.Bytes, scales: layout.Bytes, fmt: str) -> arithmetic.Operand:

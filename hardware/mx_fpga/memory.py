@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 
 from . import layout
-from .errors import BoardError
+from .errors import DoesNotFit
 from .layout import Geometry
 from .protocol import Hello
 
@@ -101,7 +101,7 @@ class Memory:
         The least recently used go first, until there is a hole of the size in both memories, and a handle.
 
         Raises:
-            BoardError: larger than the whole memory; says the sizes.
+            DoesNotFit: larger than the whole memory; says the sizes.
         """
         evicted: list[Hashable] = []
         while True:
@@ -110,7 +110,7 @@ class Memory:
                 self._places[key] = place
                 return place, evicted
             if not self._places:
-                raise BoardError(
+                raise DoesNotFit(
                     f"{element_bytes} bytes of elements and {scale_bytes} of scales do not fit board "
                     f"{self.hello.name}, which holds {self.hello.element_bytes} and {self.hello.scale_bytes}"
                 )

@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any
 from mx_plugin.hookspecs import RegisterFactory, hookimpl
 
 if TYPE_CHECKING:
+    from mx_plugin.interfaces import Backend
+
     from .board import Board
 
 MX_PLUGIN_INTERFACE = (1, 0)
+
+
+@hookimpl
+def mx_register_backends(register: RegisterFactory) -> None:
+    """``fpga``: a board multiplies, or is compared with, or its arithmetic is computed here."""
+    register("fpga", _backend, summary="a board at a serial URL, real or simulated; modes offload, verify, emulate")
 
 
 @hookimpl
@@ -18,6 +26,12 @@ def mx_register_boards(register: RegisterFactory) -> None:
     register("serial", _serial, summary="any board of this protocol at a serial URL")
     register("sim", _simulated, summary="the RTL, simulated cycle by cycle behind a pty; needs Verilator")
     register("fake", _fake, summary="a board made of software, for tests of host software")
+
+
+def _backend(**options: Any) -> Backend:
+    from .backend import make_backend
+
+    return make_backend(**options)
 
 
 def _serial(url: str, **options: Any) -> Board:

@@ -11,7 +11,7 @@ from mx_plugin.formats import MXTensor
 
 from . import layout
 from .elements import BLOCK
-from .errors import BoardError
+from .errors import DoesNotFit
 from .layout import Geometry
 from .memory import Memory
 from .protocol import Hello
@@ -49,7 +49,7 @@ def prepare(packed: MXTensor, hello: Hello) -> BoardWeight:
 
     Raises:
         FormatError: not two-dimensional, blocked along ``out``, or not a format of this board.
-        BoardError: a row is longer than the board can take, or not even a group of rows fits; says the sizes.
+        DoesNotFit: a row is longer than the board can take, or not even a group of rows fits; says the sizes.
     """
     if len(packed.shape) != 2 or packed.dim != 1:
         raise FormatError(
@@ -60,7 +60,7 @@ def prepare(packed: MXTensor, hello: Hello) -> BoardWeight:
     rows, length = packed.shape
     blocks = packed.scales.shape[1]
     if not rows or not 0 < blocks <= hello.max_blocks:
-        raise BoardError(
+        raise DoesNotFit(
             f"a weight of {rows} rows of {length} elements: board {hello.name} multiplies rows of 1 to "
             f"{hello.max_blocks * BLOCK} elements"
         )
@@ -97,7 +97,7 @@ def _chunks(rows: int, blocks: int, fmt: str, hello: Hello) -> tuple[Chunk, ...]
     most = Memory(hello).groups_that_fit(blocks, fmt) * geometry.group_rows
     if not most:
         elements, scales = layout.weight_sizes(geometry.group_rows, blocks, fmt, geometry)
-        raise BoardError(
+        raise DoesNotFit(
             f"{geometry.group_rows} rows of {blocks * BLOCK} {fmt} elements take {elements} bytes and {scales} of "
             f"scales; board {hello.name} holds {hello.element_bytes} and {hello.scale_bytes}"
         )

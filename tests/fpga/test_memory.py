@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mx_fpga.errors import BoardError
+from mx_fpga.errors import DoesNotFit
 from mx_fpga.fake import DEFAULT
 from mx_fpga.memory import Memory, Space
 
@@ -77,7 +77,7 @@ def test_what_exceeds_the_whole_memory_is_refused_with_the_sizes_and_leaves_it_e
     memory = Memory(SMALL)
     memory.place("a", 64, 2)
     with pytest.raises(
-        BoardError, match=r"8192 bytes of elements and 2 of scales do not fit board fake, which holds 4096"
+        DoesNotFit, match=r"8192 bytes of elements and 2 of scales do not fit board fake, which holds 4096"
     ):
         memory.place("b", 8192, 2)
     assert memory.used_bytes == 0 and len(memory) == 0
