@@ -1,7 +1,7 @@
 """The simulated board: the RTL compiled by Verilator behind a pseudo terminal and a loopback TCP port.
 
-A model is built once per set of sources and parameters, into the user's cache (``XDG_CACHE_HOME``, by default ~/.cache),
-in one or two minutes.
+A model is built once per set of sources and parameters, into the user's cache (``XDG_CACHE_HOME``, by default
+~/.cache), in one or two minutes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class SimulatorError(RuntimeError):
 class Model:
     """What is simulated.
 
-    ``rows`` x ``columns`` dot units; ``memory_bytes`` of elements (a power of two), ``blocks`` in a row and ``handles`` at
-    most. ``serial``: a bit-level UART instead of bytes, 25 to 70 times slower. ``clock_hz`` only turns cycles into
+    ``rows`` x ``columns`` dot units; ``memory_bytes`` of elements (a power of two), ``blocks`` in a row and ``handles``
+    at most. ``serial``: a bit-level UART instead of bytes, 25 to 70 times slower. ``clock_hz`` only turns cycles into
     seconds: HELLO states it.
     """
 
@@ -158,8 +158,8 @@ class Simulator:
     """A running simulated board. It ends with :meth:`stop`, or with this process, whatever way that ends.
 
     ``url`` is the path of a pseudo terminal, ``socket_url`` the same board over loopback TCP: both are what
-    ``serial.serial_for_url`` takes. ``modelled_watts``: let the board report energy, marked as modelled, from that constant
-    power and its cycles; without, its energy source is none.
+    ``serial.serial_for_url`` takes. ``modelled_watts``: let the board report energy, marked as modelled, from that
+    constant power and its cycles; without, its energy source is none.
     """
 
     def __init__(self, model: Model | None = None, *, port: int = 0, modelled_watts: float | None = None) -> None:

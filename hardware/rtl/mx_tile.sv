@@ -3,7 +3,7 @@
 // column suffice.
 //
 // A step and its codes enter together; its activations are those of the eight `next_valid` cycles before new_block.
-// Results leave 29 cycles after the step, turn by turn.
+// Results leave 30 cycles after the step, turn by turn.
 module mx_tile
   import mx_types::*;
   import mx_constants::*;
@@ -34,14 +34,14 @@ module mx_tile
     units    <= FORMAT_UNIT[w_format] + FORMAT_UNIT[x_format];
   end
 
-  step_t step1, step2, step3;
+  step_t step3, step4, step5;
+  mx_delay #(.WIDTH($bits(step_t)), .DEPTH(3)) delay_step (.clk, .in(step), .out({step3}));
   always_ff @(posedge clk) begin
-    step1 <= step;
-    step2 <= step1;
-    step3 <= step2;
+    step4 <= step3;
+    step5 <= step4;
   end
 
-  // Weights: they wait a cycle for the activations and are decoded in two, then the digit of this pass is let through.
+  // Weights: they wait a cycle for the activations and are decoded in three, then the digit of this pass is let through.
   element_t w[ROWS][LANES];
   for (genvar r = 0; r < ROWS; r++) begin : g_row
     for (genvar i = 0; i < LANES; i++) begin : g_lane
@@ -51,17 +51,14 @@ module mx_tile
       always_ff @(posedge clk) begin
         code1 <= w_code[r][i];
         w[r][i] <= decoded;
-        if (decoded.high != step3.w_high) w[r][i].magnitude <= '0;
+        if (decoded.high != step4.w_high) w[r][i].magnitude <= '0;
       end
     end
   end
 
   // Activations: decoded parts move through `incoming`; a new block moves to `held`, a pass's digit to x.
-  logic next_valid1, next_valid2;
-  always_ff @(posedge clk) begin
-    next_valid1 <= next_valid;
-    next_valid2 <= next_valid1;
-  end
+  logic next_valid3;
+  mx_delay #(.WIDTH(1), .DEPTH(3)) delay_next (.clk, .in(next_valid), .out(next_valid3));
   element_t x[COLUMNS][LANES];
   for (genvar c = 0; c < COLUMNS; c++) begin : g_column
     element_t decoded[PART];
@@ -72,10 +69,10 @@ module mx_tile
     end
     for (genvar i = 0; i < LANES; i++) begin : g_lane
       always_ff @(posedge clk) begin
-        if (next_valid2) incoming[i] <= i < LANES - PART ? incoming[i+PART < LANES ? i+PART : i] : decoded[i % PART];
-        if (step2.new_block) held[i] <= incoming[i];
+        if (next_valid3) incoming[i] <= i < LANES - PART ? incoming[i+PART < LANES ? i+PART : i] : decoded[i % PART];
+        if (step3.new_block) held[i] <= incoming[i];
         x[c][i] <= held[i];
-        if (held[i].high != step3.x_high) x[c][i].magnitude <= '0;
+        if (held[i].high != step4.x_high) x[c][i].magnitude <= '0;
       end
     end
   end
@@ -89,22 +86,19 @@ module mx_tile
   end
 
   logic [ROWS-1:0][COLUMNS-1:0] valid;
-  step_t step4;
-  always_ff @(posedge clk) step4 <= step3;
   for (genvar r = 0; r < ROWS; r++) begin : g_unit_row
     for (genvar c = 0; c < COLUMNS; c++) begin : g_unit
-      logic signed [10:0] exponent2, exponent3, exponent4;
-      logic               nan2, nan3, nan4;
+      logic signed [10:0] exponent2, exponent3, exponent5;
+      logic               nan2, nan3, nan5;
       always_ff @(posedge clk) begin
         exponent2 <= 11'({3'd0, w_scale1[r]}) + 11'({3'd0, x_scale1[c]});
         nan2 <= w_scale1[r] == 8'hff || x_scale1[c] == 8'hff;
         exponent3 <= exponent2 + 11'(units) - 11'sd58;
         nan3 <= nan2;
-        exponent4 <= exponent3;
-        nan4 <= nan3;
       end
+      mx_delay #(.WIDTH(12), .DEPTH(2)) delay_exponent (.clk, .in({exponent3, nan3}), .out({exponent5, nan5}));
       mx_unit #(.LANES(LANES)) unit (
-          .clk, .step(step4), .w(w[r]), .x(x[c]), .exponent(exponent4), .scale_is_nan(nan4),
+          .clk, .step(step5), .w(w[r]), .x(x[c]), .exponent(exponent5), .scale_is_nan(nan5),
           .result_valid(valid[r][c]), .result(result[r][c])
       );
     end

@@ -5,8 +5,9 @@ package mx_types;
   // How an element is cut into sign, exponent and mantissa. Constant while a product runs, so it is decoded once.
   typedef struct packed {
     logic       integer_;       // two's complement
-    logic [1:0] mantissa;       // mantissa bits: 1, 2 or 3
-    logic [4:0] exponent_mask;  // ones where the exponent field has bits
+    logic       mantissa3;      // three mantissa bits; two; otherwise one
+    logic       mantissa2;
+    logic [2:0] exponent_mask;  // ones where the exponent field has bits 2, 3, 4
     logic [1:0] width;          // 0: 4 bits, 1: 6 bits, 2: 8 bits
     logic       infinities;     // all-ones exponents are infinite or NaN (E5M2)
     logic       nan;            // the all-ones code is NaN (E4M3)
@@ -58,8 +59,9 @@ package mx_types;
   function automatic fields_t fields_of(input logic [2:0] number);
     fields_t f;
     f.integer_      = FORMAT_EXPONENT_BITS[number] == 0;
-    f.mantissa      = f.integer_ ? 2'd0 : FORMAT_MANTISSA_BITS[number][1:0];
-    f.exponent_mask = 5'((32'd1 << FORMAT_EXPONENT_BITS[number]) - 1);
+    f.mantissa3     = FORMAT_MANTISSA_BITS[number] == 3;
+    f.mantissa2     = FORMAT_MANTISSA_BITS[number] == 2;
+    f.exponent_mask = 3'(((32'd1 << FORMAT_EXPONENT_BITS[number]) - 1) >> 2);
     f.width         = FORMAT_BITS[number] == 4 ? 2'd0 : FORMAT_BITS[number] == 6 ? 2'd1 : 2'd2;
     f.infinities    = FORMAT_HAS_INFINITY[number];
     f.nan           = FORMAT_HAS_NAN[number] && !FORMAT_HAS_INFINITY[number];

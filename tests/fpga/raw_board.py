@@ -1,4 +1,4 @@
-"""The protocol spoken by hand over a pseudo terminal: one request, one reply, no retries, no help from ``mx_fpga``'s host side."""
+"""The protocol spoken by hand over a pseudo terminal: one request, one reply, no retries, none of the host's side."""
 
 from __future__ import annotations
 
@@ -26,20 +26,26 @@ class Refused(Exception):
 
 
 class RawBoard:
-    """A board at a pseudo terminal's path."""
+    """A board at a pseudo terminal's path.
 
-    def __init__(self, path: str) -> None:
+    ``first`` is sent before anything else; what the board says of it (a bad frame, perhaps) is passed over.
+    """
+
+    def __init__(self, path: str, first: bytes = b"") -> None:
         self.fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
         self.deframer, self.sequence = Deframer(), 0
         self.frames: list[Frame] = []
         self.tag = 0
+        self.send(first)
         self.hello = Hello.decode(self.ask(Message.HELLO, protocol.hello_request()))
         self.geometry = Geometry.of(self.hello)
 
     def __enter__(self) -> RawBoard:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         os.close(self.fd)
 
     def send(self, data: bytes) -> None:
@@ -60,6 +66,8 @@ class RawBoard:
         self.sequence = (self.sequence + 1) & 0xFFFF
         self.send(encode_frame(protocol.encode_request(message, self.sequence, payload)))
         frame = self.receive()
+        while frame.message == Message.BAD_FRAME and self.sequence == 1:
+            frame = self.receive()
         assert frame.is_reply and frame.message == message and frame.sequence == self.sequence, frame
         if frame.status:
             raise Refused(frame)
@@ -87,9 +95,7 @@ class RawBoard:
         stream = layout.activation_stream(elements, scales, fmt)
         for at in range(0, len(stream), protocol.ACTIVATIONS_DATA):
             part = stream[at : at + protocol.ACTIVATIONS_DATA]
-            self.ask(
-                Message.ACTIVATIONS, protocol.activations(self.tag, format_number(fmt), *scales.shape, at, part)
-            )
+            self.ask(Message.ACTIVATIONS, protocol.activations(self.tag, format_number(fmt), *scales.shape, at, part))
 
     def run(self, handle: int, rows: int, tokens: int) -> NDArray[np.float32]:
         """Every row of a weight: float32 of shape (tokens, rows)."""

