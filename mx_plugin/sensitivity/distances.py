@@ -1,0 +1,67 @@
+"""How far apart the unquantised model and the quantised one are; the units of a sensitivity matrix."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+
+def kl_sum(log_p: torch.Tensor, logits: torch.Tensor) -> float:
+    """Sum over rows of KL(p || q) in nats (Kullback and Leibler, 1951), q = softmax(logits); infinite for NaN.
+
+    Args:
+        log_p: (rows, vocabulary) float32, log-probabilities.
+        logits: (rows, vocabulary), any floating dtype.
+    """
+    log_q = torch.log_softmax(logits.float(), -1)
+    total = float(_kl_terms(log_p, log_q).sum(dtype=torch.float64))
+    if math.isnan(total):  # a token that neither can produce: 0 log 0 = 0
+        terms = _kl_terms(log_p, log_q).masked_fill_(log_p == -math.inf, 0.0)
+        total = float(terms.sum(dtype=torch.float64))
+    # A divergence is never negative; rounding can make it -1e-9.
+    return math.inf if math.isnan(total) else max(total, 0.0)
+
+
+def _kl_terms(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    return (log_p - log_q).mul_(log_p.exp())
+
+
+def score_error(plain: torch.Tensor, quantised: torch.Tensor) -> float:
+    """Root mean square difference in standard deviations of the unquantised scores; infinite for NaN.
+
+    Both (scores,); ``plain`` has at least two different values.
+    """
+    error = (quantised.double() - plain.double()).square().mean().sqrt() / plain.double().std()
+    return _finite(float(error))
+
+
+def rank_disagreement(plain: torch.Tensor, quantised: torch.Tensor) -> float:
+    """Share of pairs whose order differs; both (pairs, 2) scores. NaN orders nothing, so it disagrees."""
+    before = (plain[:, 0] - plain[:, 1]).sign()
+    after = (quantised[:, 0] - quantised[:, 1]).sign()
+    return float((before != after).double().mean())
+
+
+def gradient_distances(plain: list[torch.Tensor], quantised: list[torch.Tensor]) -> tuple[float, float]:
+    """(relative error |g' - g| / |g|, cosine distance 1 - g'.g / |g'||g|) over all parameters; infinite for NaN.
+
+    A quantised gradient of zero has cosine 0.
+    """
+    error = norm = other = dot = 0.0
+    for g, q in zip(plain, quantised, strict=True):
+        g, q = g.float(), q.float()
+        error += _sum(torch.square(q - g))
+        norm += _sum(torch.square(g))
+        other += _sum(torch.square(q))
+        dot += _sum(q * g)
+    cosine = dot / math.sqrt(norm * other) if other > 0 else 0.0
+    return _finite(math.sqrt(error / norm)), _finite(max(1.0 - cosine, 0.0))
+
+
+def _sum(x: torch.Tensor) -> float:
+    return float(x.sum(dtype=torch.float64))
+
+
+def _finite(value: float) -> float:
+    return math.inf if math.isnan(value) else value
