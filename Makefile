@@ -16,7 +16,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl demo test test_slow test_full test_trl lint fix types imports check dist clean rebuild
+.PHONY: help env env_trl demo test test_slow test_full test_trl sanitize lint fix types imports check dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -77,6 +77,9 @@ test_full: $(VENV)/.complete ## Run every test, the slow ones too
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
 	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl $(ARGS)
+
+sanitize: $(VENV)/.complete ## Run the kernels' tests on a build with AddressSanitizer and UBSan
+	$(VENV)/bin/python .ci/sanitize.py $(ARGS)
 
 # ---------------------------------------------------------------------------- checks
 

@@ -1,4 +1,4 @@
-"""Compiles the native kernels with the system's C++ compiler: ``python -m mx_cpu.build``.
+"""Compiles the native kernels with the system's C++ compiler: ``python -m mx_cpu.build [--sanitize] [TARGET]``.
 
 The same function runs in the package's build hook. It imports nothing but the standard library, so that a
 build needs neither torch nor mx_plugin.
@@ -6,6 +6,7 @@ build needs neither torch nor mx_plugin.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import platform
@@ -35,6 +36,15 @@ _AVX2 = "-mavx2 -mfma -mf16c"
 _AVX512 = f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512bf16 -mprefer-vector-width=512"
 LEVELS = {"scalar": "", "avx2": _AVX2, "avx512": _AVX512, "amx": f"{_AVX512} -mamx-tile -mamx-bf16"}
 """Instruction-set flags of each level; the levels beyond ``scalar`` exist on x86-64 only."""
+
+SANITIZE = (
+    *("-O1", "-g1", "-fno-omit-frame-pointer", "-fno-wrapv"),
+    *("-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+)
+"""Flags of the build that ends the process at a read or write out of bounds or at undefined behaviour.
+
+Without ``-fwrapv``: no kernel counts on signed overflow, so here it is an error.
+"""
 
 
 class BuildError(RuntimeError):
@@ -93,6 +103,7 @@ def compile_library(target: Path = LIBRARY, extra: Sequence[str] = ()) -> Path:
             list(pool.map(_run, commands))
         linked = Path(folder) / LIBRARY.name
         _run([*compiler, "-shared", "-pthread", *extra, *(str(out) for _, out, _ in jobs), "-o", str(linked)])
+        target.parent.mkdir(parents=True, exist_ok=True)
         # Beside its place first: a process that has the old one loaded keeps it.
         fresh = target.with_suffix(".new")
         shutil.copyfile(linked, fresh)
@@ -109,10 +120,16 @@ def _run(command: list[str]) -> None:
         raise BuildError(f"{shlex.join(command)}\nfailed with status {done.returncode}:\n{done.stderr[-4000:]}")
 
 
-def main() -> int:
-    """Build in place; exit status 1 with the reason if that fails."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build; exit status 1 with the reason if that fails."""
+    parser = argparse.ArgumentParser(prog="python -m mx_cpu.build", description="Compile the native CPU kernels.")
+    parser.add_argument("target", nargs="?", type=Path, help="the file to make; default: the one that is loaded")
+    parser.add_argument("--sanitize", action="store_true", help="with AddressSanitizer and UBSan, into TARGET")
+    asked = parser.parse_args(arguments)
+    if asked.sanitize and asked.target is None:
+        parser.error("--sanitize needs TARGET: only processes that preload the sanitizers can load such a library")
     try:
-        print(compile_library())
+        print(compile_library(asked.target or LIBRARY, SANITIZE if asked.sanitize else ()))
     except BuildError as error:
         print(f"mx_cpu.build: {error}", file=sys.stderr)
         return 1

@@ -34,6 +34,8 @@ def _implementation() -> Check:
         return Check(name, "warn", f"{cost}. {error}", "install a C++ compiler, then: python -m mx_cpu.build")
     forced = os.environ.get(library.ISA_VARIABLE)
     why = f"forced by {library.ISA_VARIABLE}" if forced else "the best that this processor runs"
+    if named := os.environ.get(library.LIBRARY_VARIABLE):
+        why += f", loaded from {library.LIBRARY_VARIABLE}={named}"
     pool = "torch's OpenMP threads" if native.pool is not None else "threads of its own, started for each call"
     if native.level in library.BF16_LEVELS:
         return Check(name, "ok", f"cpu is native, level {native.level} ({why}), on {pool}")

@@ -24,6 +24,9 @@ from .build import LEVELS, LIBRARY, SOURCES, source_hash
 ISA_VARIABLE = "MX_CPU_ISA"
 """Environment variable that forces a level (``scalar``, ``avx2``, ``avx512``, ``amx``)."""
 
+LIBRARY_VARIABLE = "MX_CPU_LIBRARY"
+"""Environment variable that names another build of the library to load, such as the one for sanitizers."""
+
 BF16_LEVELS = ("avx512", "amx")
 """Levels on which the processor multiplies bfloat16."""
 
@@ -219,15 +222,19 @@ def library() -> Library:
     Raises:
         NativeUnavailable: it was not built, is out of date, or cannot be loaded.
     """
-    if not LIBRARY.is_file():
+    named = os.environ.get(LIBRARY_VARIABLE)
+    path = Path(named) if named else LIBRARY
+    if not path.is_file():
+        why = f"{LIBRARY_VARIABLE} names it" if named else "no C++ compiler at install time?"
         raise NativeUnavailable(
-            f"{LIBRARY.name} was not built (no C++ compiler at install time?): "
+            f"{path if named else path.name} was not built ({why}): "
             "install g++ or clang++ and run python -m mx_cpu.build"
+            + (f", or unset {LIBRARY_VARIABLE}" if named else "")
         )
     try:
-        return Library(LIBRARY)
+        return Library(path)
     except (OSError, AttributeError) as error:
-        raise NativeUnavailable(f"{LIBRARY} cannot be loaded: {error}; run python -m mx_cpu.build") from error
+        raise NativeUnavailable(f"{path} cannot be loaded: {error}; run python -m mx_cpu.build") from error
 
 
 def available() -> bool:

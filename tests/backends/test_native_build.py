@@ -18,6 +18,7 @@ from mx_cpu.reference import ReferenceBackend
 @pytest.fixture
 def unbuilt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As where no compiler was found."""
+    monkeypatch.delenv(library.LIBRARY_VARIABLE, raising=False)
     monkeypatch.setattr(library, "LIBRARY", tmp_path / "libmx_cpu.so")
     library.library.cache_clear()
     monkeypatch.setattr(library.library, "cache_clear", library.library.cache_clear, raising=False)
@@ -36,6 +37,27 @@ def test_without_a_library_cpu_is_the_reference_and_says_so(caplog: pytest.LogCa
     assert "many times slower" in caplog.text and "python -m mx_cpu.build" in caplog.text
     (line,) = [check for check in checks.implementation_checks() if check.name == "mx_cpu implementation"]
     assert line.status == "warn" and "python -m mx_cpu.build" in line.remedy
+
+
+def test_a_library_that_the_environment_names_is_loaded_or_missed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if not library.available():
+        pytest.skip("no native kernels")
+    other = tmp_path / "other.so"
+    monkeypatch.setenv(library.LIBRARY_VARIABLE, str(other))
+    library.library.cache_clear()
+    with pytest.raises(NativeUnavailable, match="MX_CPU_LIBRARY"):
+        library.library()
+    other.symlink_to(build.LIBRARY)
+    (line,) = [check for check in checks.implementation_checks() if check.name == "mx_cpu implementation"]
+    assert line.status == "ok" and str(other) in line.detail
+
+
+def test_sanitizers_are_built_into_a_library_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build.main(["--sanitize"])
+    assert "needs TARGET" in capsys.readouterr().err
 
 
 def test_no_compiler_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -56,6 +56,14 @@ def test_a_test_that_ran_on_neither_line_of_trl_is_refused(repository: Path, tmp
     assert judge(repository, tmp_path, reasons).returncode == 1
 
 
+@pytest.mark.parametrize(("there", "status"), [("", 0), ("runs under `make sanitize`", 1)])
+def test_a_test_of_another_target_may_be_skipped_if_it_ran_there(
+    repository: Path, tmp_path: Path, there: str, status: int
+) -> None:
+    run = judge(repository, tmp_path, {"test": "runs under `make sanitize`", "sanitize": there})
+    assert run.returncode == status, run.stderr
+
+
 @pytest.mark.parametrize(("folder_exists", "status"), [(False, 0), (True, 1)])
 def test_real_data_may_be_missing_only_as_a_whole(
     repository: Path, tmp_path: Path, folder_exists: bool, status: int

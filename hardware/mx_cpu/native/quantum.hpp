@@ -55,14 +55,18 @@ struct Rounded {
   vf magnitude;
 };
 
+// Modulo 2**32: lanes of infinity and NaN leave the range, and their block's result is replaced afterwards.
+MX_INLINE vi sum_of(vi a, vi b) { return bit_cast<vi>(bit_cast<vu>(a) + bit_cast<vu>(b)); }
+MX_INLINE vi difference(vi a, vi b) { return bit_cast<vi>(bit_cast<vu>(a) - bit_cast<vu>(b)); }
+
 // Adding 2**23 quanta leaves the quanta, rounded to nearest even, in the lowest bits.
 MX_INLINE Rounded round_nearest(vf v, vf inverse, const Rule& r) {
   const vi bits = as_int(v * inverse);
   const vi magnitude = bits & MAGNITUDE;
   const vi binade = max(magnitude & EXPONENT, splat(r.least));
-  const vi magic = binade + (r.shift << 23);
+  const vi magic = sum_of(binade, splat(r.shift << 23));
   const vf sum = as_float(magnitude) + as_float(magic);
-  return {bits & SIGN, (binade - r.least) >> r.shift, as_int(sum) - magic, sum - as_float(magic)};
+  return {bits & SIGN, (binade - r.least) >> r.shift, difference(as_int(sum), magic), sum - as_float(magic)};
 }
 
 MX_INLINE Rounded round_stochastic(vf v, vf inverse, vf threshold, const Rule& r) {
