@@ -1,4 +1,5 @@
-"""The build hook: compiles mx_cpu's kernels into the wheel, for standard and editable builds.
+"""The build hook: compiles mx_cpu's kernels into the wheel, for standard and editable builds; puts the sources of the
+simulated board into it.
 
 Without a compiler the wheel stays pure Python: the backend ``cpu`` is then the reference, and
 ``mx-plugin doctor`` says so. MX_BUILD_NATIVE=0 leaves the kernels out, =1 makes a failure an error.
@@ -15,6 +16,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 VARIABLE = "MX_BUILD_NATIVE"
+SIMULATED_BOARD = {"hardware/rtl": "mx_fpga/hardware/rtl", "hardware/sim": "mx_fpga/hardware/sim"}
+"""Folder of the repository: where mx_fpga.simulator finds it in an installation. Editable ones use the repository's."""
 
 
 class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
@@ -22,6 +25,8 @@ class NativeBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and say that the wheel holds a library of this platform."""
+        if version == "standard":
+            build_data["force_include"].update(SIMULATED_BOARD)
         wanted = os.environ.get(VARIABLE, "")
         if wanted == "0":
             self.app.display_warning(f"{VARIABLE}=0: no native kernels")

@@ -20,6 +20,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAME = "mx-plugin"
 PACKAGES = ("mx_plugin", "mx_trl", "mx_cpu", "mx_fpga")
+# Folders beside the packages that a wheel carries inside one; hatch_build.py puts them there.
+CARRIED = {"hardware/rtl/": "mx_fpga/hardware/rtl/", "hardware/sim/": "mx_fpga/hardware/sim/"}
 
 
 def build(folder: Path) -> tuple[Path, Path]:
@@ -42,6 +44,9 @@ def editable_files() -> set[str]:
             raise SystemExit(f"{package} cannot be imported from the editable install")
         root = Path(spec.origin).parent
         files |= {f.relative_to(root.parent).as_posix() for f in root.rglob("*") if f.is_file()}
+    for folder, inside in CARRIED.items():
+        root = REPOSITORY / folder
+        files |= {inside + f.relative_to(root).as_posix() for f in root.rglob("*") if f.is_file()}
     return set(filter(of_interest, files))
 
 
@@ -56,8 +61,13 @@ def sdist_files(sdist: Path) -> set[str]:
     """Files of the sdist under the packages, by the name that they have in the wheel."""
     with tarfile.open(sdist) as archive:
         names = [m.name.split("/", 1)[1] for m in archive.getmembers() if m.isfile()]
-    roots = ("adapters/", "hardware/")
-    inside = {name.removeprefix(roots[0]).removeprefix(roots[1]) for name in names}
+    inside = set()
+    for name in names:
+        for folder, package in {**CARRIED, "adapters/": "", "hardware/": ""}.items():
+            if name.startswith(folder):
+                name = package + name.removeprefix(folder)
+                break
+        inside.add(name)
     return {name for name in inside if name.split("/")[0] in PACKAGES and of_interest(name)}
 
 

@@ -51,6 +51,38 @@ def built_in_files_travel_with_the_wheel() -> None:
     mx_plugin.get_meter("modelled").close()
 
 
+def simulated_board_works() -> None:
+    """The wheel carries the RTL and the harness: the smallest board builds, starts and says HELLO.
+
+    Where there is no Verilator it is only shown that the sources are there.
+    """
+    import os
+    import select
+
+    from mx_fpga import protocol
+    from mx_fpga.framing import Deframer, encode_frame
+    from mx_fpga.simulator import Model, Simulator, hardware
+    from mx_fpga.verilator import VerilatorMissing
+
+    if not hardware().is_relative_to(sys.prefix):
+        raise SystemExit(f"the RTL was found in {hardware()}, not in {sys.prefix}")
+    try:
+        simulator = Simulator(Model(rows=1, columns=1, memory_bytes=1 << 16, blocks=16, handles=4))
+    except VerilatorMissing as missing:
+        print(f"simulated board not built: {missing}")
+        return
+    with simulator:
+        port = os.open(simulator.url, os.O_RDWR | os.O_NOCTTY)
+        request = protocol.encode_request(protocol.Message.HELLO, 1, protocol.hello_request())
+        os.write(port, encode_frame(request))
+        deframer, frames = Deframer(), []
+        while not frames and select.select([port], [], [], 60)[0]:
+            frames = deframer.feed(os.read(port, 4096))
+        os.close(port)
+        hello = protocol.Hello.decode(protocol.decode(frames[0]).payload)
+        print(f"simulated board {hello.name!r}: {hello.rows} x {hello.columns}, built from the wheel")
+
+
 def main(packages: list[str]) -> None:
     import mx_plugin
 
@@ -62,6 +94,7 @@ def main(packages: list[str]) -> None:
         point.load()
     reference_backend_works()
     built_in_files_travel_with_the_wheel()
+    simulated_board_works()
     print(f"mx-plugin {mx_plugin.__version__} works from {sys.prefix}")
 
 
