@@ -17,3 +17,7 @@ def test_the_rounder_equals_fractions(tmp_path: Path) -> None:
 
 def test_the_tile_equals_the_arithmetic_for_all_pairs(tmp_path: Path) -> None:
     run_cocotb("mx_tile", "cocotb_tile", tmp_path, {"ROWS": 2, "COLUMNS": 2}, ROWS="2", COLUMNS="2")
+
+
+def test_the_core_keeps_every_byte_whatever_stalls(tmp_path: Path) -> None:
+    run_cocotb("mx_core", "cocotb_core", tmp_path, {"ROWS": 1, "COLUMNS": 1, "WORDS": 256, "BLOCKS": 16})
