@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from ...errors import MXError
+from ...execution.product_dtype import narrow_product
 from ...formats.spec import FP16, get_format
 from ...formats.tensor import DTYPES, MXTensor, dtype_name
 from ...interfaces import Backend, Work
@@ -89,17 +90,24 @@ class EnergyObjective(Objective):
 
     def _training(self, place: Place, shape: Shape, forward: Product, dgrad: Product, wgrad: Product) -> Iterator[Work]:
         """The three products; weights are cast at every call, along ``in`` for Y and along ``out`` for dX."""
-        dtype = DTYPES[shape.dtype]
-        weight_bytes = shape.elements * dtype.itemsize
+        model_dtype = DTYPES[shape.dtype]
         for rows, calls in self.recipe.calls(place.phase, place.layer):
             tokens_in, tokens_out = rows * shape.in_features, rows * shape.out_features
-            for product, read, first, second in (
-                (forward, weight_bytes, shape.elements, tokens_in),
-                (dgrad, weight_bytes, shape.elements, tokens_out),
+            for product, reads, first, second in (
+                (forward, 1, shape.elements, tokens_in),
+                (dgrad, 1, shape.elements, tokens_out),
                 (wgrad, 0, tokens_in, tokens_out),
             ):
-                cast = first * (product.pair.weights != FP16) + second * (product.pair.activations != FP16)
+                weights, activations = product.pair.weights != FP16, product.pair.activations != FP16
+                dtype = self._narrow(model_dtype) if weights and activations else model_dtype
+                cast = first * weights + second * activations
+                read = reads * shape.elements * dtype.itemsize
                 yield self._work(place, shape, product, dtype, calls, rows, read, cast)
+
+    def _narrow(self, model_dtype: torch.dtype) -> torch.dtype:
+        """What training multiplies where both operands are in an MX format (``gradient_product_dtype="auto"``)."""
+        narrow = narrow_product("auto", self.backend, torch.empty(0, dtype=model_dtype))
+        return torch.bfloat16 if narrow is not None else model_dtype
 
     def _work(
         self,

@@ -17,7 +17,7 @@ from .seconds import MissingSeconds
 from .shapes import Shapes
 
 FORWARD_ONLY = "_forward"
-"""A metric of ``gradient`` whose name ends so speaks about the forward product alone."""
+"""A metric of ``gradient`` whose name holds this speaks about the forward product alone."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def groups_of(
     groups: dict[Scope, list[Group]] = {scope: [] for scope in scopes}
     for (layer, phase, role), rows in sorted(keys.items()):
         costs = _costs(rows, allowed, left_out, matrix.source)
-        forward_only = phase == "gradient" and rows[0].metric.endswith(FORWARD_ONLY)
+        forward_only = phase == "gradient" and FORWARD_ONLY in rows[0].metric
         place = Place(layer, phase, role, shapes[layer, role], forward_only)
         options = []
         for format, cost in costs.items():
