@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mx_plugin.hookspecs import RegisterBench, hookimpl
+from mx_plugin.hookspecs import RegisterBench, RegisterCommand, hookimpl
 
 if TYPE_CHECKING:
     from mx_plugin.bench import Bench, Row
@@ -62,6 +62,29 @@ def framework_checks() -> list[Any]:
         else:
             checks.append(Check(name, "ok", version))
     return checks
+
+
+@hookimpl
+def mx_register_commands(register: RegisterCommand) -> None:
+    """``mx-plugin profile``."""
+    register("profile", _add_profile_arguments, _profile, summary="what each format costs, per layer, phase and role")
+
+
+def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
+    from .sensitivity.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    from mx_plugin.errors import PluginError
+
+    if find_spec("transformers") is None:
+        raise PluginError("mx-plugin profile loads models by transformers, which is not installed: "
+                          "pip install 'mx-plugin[trl]'")  # fmt: skip
+    from .sensitivity.command import run
+
+    return run(arguments)
 
 
 @hookimpl

@@ -192,9 +192,11 @@ def encode(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def fitting_prompts(
-    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, longest: int
+    prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase, longest: int, remedy: str = "--max_prompt_length"
 ) -> tuple[list[Prompt], list[list[int]]]:
     """Prompts of at most ``longest`` tokens, with their token ids; how many were dropped is logged.
+
+    ``remedy``: what the user may raise.
 
     Raises:
         StageError: none fits.
@@ -205,7 +207,7 @@ def fitting_prompts(
         shortest = min(map(len, tokens))
         raise StageError(
             f"all {len(prompts)} prompts are longer than {longest} tokens (the shortest has {shortest}); "
-            "raise --max_prompt_length, or choose other prompts"
+            f"raise {remedy}, or choose other prompts"
         )
     if len(kept) < len(prompts):
         logger.warning("%d of %d prompts are longer than %d tokens and left out", len(prompts) - len(kept),

@@ -54,10 +54,9 @@ def test_no_command_prints_help_to_stderr_and_fails(capsys: Capture) -> None:
 
 def test_an_unknown_command_names_the_nearest(capsys: Capture) -> None:
     assert main(["docter"]) == 2
-    assert (
-        "unknown command 'docter': did you mean 'doctor'? Valid: bench, doctor, plugins, policy"
-        in capsys.readouterr().err
-    )
+    err = capsys.readouterr().err
+    assert "unknown command 'docter': did you mean 'doctor'? Valid: bench, doctor, " in err
+    assert "policy" in err  # adapters and boards bring commands of their own
 
 
 def test_an_unknown_option_fails_as_argparse_has_it(capsys: Capture) -> None:

@@ -1,0 +1,158 @@
+"""``mx-plugin profile``: from the command line to a sensitivity matrix."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from mx_plugin.sensitivity import Batch, TextBar, profile, summary
+
+from ..errors import StageError
+from ..models import context_length, end_tokens, ensure_padding, load_policy, load_tokenizer, plain_generation
+from ..prompts import fitting_prompts, read_prompts
+from .data import batches_of, continued, first_row, has_pairs, paired_batches, prompt_rule_of, read_pairs
+from .value_head import load_reward_model
+
+logger = logging.getLogger(__name__)
+
+_POSITIVE = ("num_prompts", "max_length", "num_pairs", "batch_size", "top")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Profile, print the most sensitive layers, write the matrix.
+
+    Raises:
+        StageError, ProfileError: what does not fit, with the remedy.
+    """
+    began = time.perf_counter()
+    _check(arguments)
+    transformers_logging.disable_progress_bar()
+    options = {"dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
+    device = _device(arguments.device)
+    policy = load_policy(arguments.model, **options).to(device)
+    tokenizer = load_tokenizer(arguments.model, trust_remote_code=arguments.trust_remote_code)
+    sequences = _sequences(policy, tokenizer, arguments)
+    batches = {"policy": batches_of(sequences, tokenizer.pad_token_id, arguments.batch_size, use_cache=False)}
+    models: dict[str, Any] = {}
+    pairs: list[tuple[Batch, Batch]] = []
+    if arguments.reward_model is not None:
+        models["reward"] = load_reward_model(arguments.reward_model, **options).to(device)
+        texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        pairs, batches["reward"] = _scored(models["reward"], texts, arguments)
+        if pairs:
+            del batches["reward"]
+    tokens = sum(map(len, sequences))
+    print(f"{len(sequences)} sequences, {tokens} tokens; {_words(pairs)}", file=sys.stderr)
+    found = profile(
+        policy,
+        batches,
+        models=models,
+        pairs=pairs,
+        formats=arguments.formats,
+        phases=arguments.phases,
+        exclude=arguments.exclude,
+        engine=arguments.engine,
+        scale_rule=arguments.scale_rule,
+        backend=arguments.backend,
+        seed=arguments.seed,
+        output=arguments.output,
+        resume=arguments.resume,
+        progress=TextBar(sys.stderr),
+    )
+    print(summary(found, arguments.top))
+    print(f"\n{arguments.output}: {len(found.rows)} costs, in {time.perf_counter() - began:.0f} s")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in _POSITIVE:
+        if getattr(arguments, name) < 1:
+            raise StageError(f"--{name} {getattr(arguments, name)}: give 1 or more")
+    if arguments.generate < 0:
+        raise StageError(f"--generate {arguments.generate}: give 0 or more tokens")
+    if arguments.generate >= arguments.max_length:
+        raise StageError(
+            f"--generate {arguments.generate} leaves no room for a prompt in --max_length {arguments.max_length}; "
+            "generate fewer tokens or raise --max_length"
+        )
+    if arguments.phases and "reward" in arguments.phases and arguments.reward_model is None:
+        raise StageError("--phases reward needs a model that scores: give --reward_model")
+    if arguments.pairs and arguments.reward_model is None:
+        raise StageError("--pairs are compared by a reward model: give --reward_model")
+    if not hasattr(torch, arguments.dtype) or arguments.dtype not in ("float32", "bfloat16", "float16"):
+        raise StageError(f"--dtype {arguments.dtype}: give float32, bfloat16 or float16")
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise StageError(f"--device {name!r} is no device; give cpu, cuda or auto") from error
+
+
+def _sequences(
+    policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, arguments: argparse.Namespace
+) -> list[list[int]]:
+    """Token ids of prompts and continuations."""
+    context = context_length(policy)
+    if context is not None and arguments.max_length > context:
+        raise StageError(
+            f"--max_length {arguments.max_length} exceeds the context of {arguments.model}, {context} tokens; lower it"
+        )
+    source, split, config = arguments.dataset, arguments.dataset_split, arguments.dataset_config
+    rule = arguments.prompt_from
+    if rule == "auto":
+        rule = prompt_rule_of(first_row(source, split, config))
+    prompts = read_prompts(
+        source, rule, split=split, config=config, words=arguments.prompt_words, limit=arguments.num_prompts
+    )
+    room = arguments.max_length - arguments.generate
+    _, tokens = fitting_prompts(prompts, tokenizer, room, "--max_length or lower --generate")
+    tokens = [ids for ids in tokens if ids]
+    ends = end_tokens(policy, tokenizer)
+    ensure_padding(tokenizer, policy, ends)
+    plain_generation(policy, tokenizer, ends)
+    return continued(
+        policy,
+        tokenizer,
+        tokens,
+        new_tokens=arguments.generate,
+        batch_size=arguments.batch_size,
+        seed=arguments.seed,
+    )
+
+
+def _scored(
+    model: Any, texts: list[str], arguments: argparse.Namespace
+) -> tuple[list[tuple[Batch, Batch]], list[Batch]]:
+    """What the reward model scores: preferences, or else the policy's texts."""
+    tokenizer = load_tokenizer(arguments.reward_model, trust_remote_code=arguments.trust_remote_code)
+    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    model.config.pad_token_id = pad  # a classifier finds the last token by what is not padding
+    longest = min(arguments.max_length, context_length(model) or arguments.max_length)
+    source = arguments.pairs or arguments.dataset
+    split, dataset_config = arguments.dataset_split, arguments.dataset_config
+    if arguments.pairs or has_pairs(first_row(source, split, dataset_config)):
+        pairs = read_pairs(
+            source, tokenizer, split=split, config=dataset_config, limit=arguments.num_pairs, longest=longest
+        )
+        return paired_batches(pairs, pad, arguments.batch_size), []
+    tokens = [ids for text in texts if (ids := list(tokenizer(text)["input_ids"]))]
+    cut = sum(len(ids) > longest for ids in tokens)
+    if cut:
+        logger.warning("%d texts are longer than %d of the reward model's tokens, and cut there", cut, longest)
+    return [], batches_of([ids[:longest] for ids in tokens], pad, arguments.batch_size)
+
+
+def _words(pairs: list[tuple[Batch, Batch]]) -> str:
+    count = sum(len(chosen.mask) for chosen, _ in pairs)
+    return f"{count} preferences" if count else "no preferences"
