@@ -94,5 +94,5 @@ class SearchResult:
         formats = ", ".join(f"{format} {count}" for format, count in chosen.formats().items())
         return (
             f"{'/'.join(result.scope)}: predicted cost {chosen.cost:.6g} of {result.budget:g} {result.unit}; "
-            f"{self.objective} {chosen.price:.6g} {self.price_unit}{share}; layers: {formats} [{result.method}]"
+            f"{chosen.price:.6g} {self.price_unit}{share}; layers: {formats} [{result.method}]"
         )
