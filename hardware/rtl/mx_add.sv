@@ -1,5 +1,5 @@
-// float32 a + b: to nearest, ties to even, with subnormals, infinities and one NaN. Eight cycles; the last one ends in
-// `sum` without a register, so that whoever keeps it (the accumulator's memory) is the register.
+// float32 a + b: to nearest, ties to even, with subnormals, infinities and one NaN; eight cycles. The sum of two zeros
+// is +0, whatever their signs.
 module mx_add
   import mx_constants::NAN_BITS;
 (
@@ -139,9 +139,9 @@ module mx_add
   logic        up;
   assign up = total7[3] & (total7[4] | (|total7[2:0]));
   assign rounded = {total7[27] ? exponent7 : 9'd0, total7[26:4]} + 32'(up);
-  always_comb begin
-    if (s7.is_nan) sum = NAN_BITS;
-    else if (s7.is_infinite || rounded[31:23] >= 9'd255) sum = {s7.negative, 8'hff, 23'd0};
-    else sum = {s7.negative & (|total7), rounded[30:0]};
+  always_ff @(posedge clk) begin
+    if (s7.is_nan) sum <= NAN_BITS;
+    else if (s7.is_infinite || rounded[31] || (&rounded[30:23])) sum <= {s7.negative, 8'hff, 23'd0};
+    else sum <= {s7.negative & (|total7), rounded[30:0]};
   end
 endmodule

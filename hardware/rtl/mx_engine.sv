@@ -341,7 +341,8 @@ module mx_engine
         due       <= offset == stream_next;
         old       <= offset + 32'(payload_left) <= stream_next;
         run_end   <= run_first + run_count;
-        run_bytes <= 32'(run_count) * 32'(4 * ROWS * GROUP) * 32'(x_tokens);
+        // Six bits of the count are enough to see that it is too much; more would take a DSP block.
+        run_bytes <= (|run_count[15:6]) ? '1 : 32'(10'(run_count[5:0]) * 10'(x_tokens)) * 32'(4 * ROWS * GROUP);
         // A first part states the shape: its length follows, a token at a time.
         x_token_bytes <= (FORMAT_BITS[new_format[2:0]] == 4) ? {12'd0, new_blocks, 4'd0} + 32'(new_blocks)
                          : (FORMAT_BITS[new_format[2:0]] == 6) ? {12'd0, new_blocks, 4'd0} + {13'd0, new_blocks, 3'd0} + 32'(new_blocks)

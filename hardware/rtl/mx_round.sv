@@ -95,7 +95,7 @@ module mx_round
   assign rounded = {s6.exponent[9:0], m6[24:2]} + {32'd0, m6[1] & (m6[0] | m6[2])};
   always_ff @(posedge clk) begin
     if (s6.is_nan) value <= NAN_BITS;
-    else if (s6.is_infinite || rounded[32:23] >= 10'd255) value <= {s6.negative, 8'hff, 23'd0};
+    else if (s6.is_infinite || (|rounded[32:31]) || (&rounded[30:23])) value <= {s6.negative, 8'hff, 23'd0};
     else value <= {s6.negative, rounded[30:0]};
   end
 endmodule

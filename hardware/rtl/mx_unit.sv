@@ -1,5 +1,5 @@
 // A dot unit with its rounding and its eight float32 accumulators, one per turn. The same turn may come again eight
-// cycles later: then its sum has just been written.
+// cycles later, not sooner.
 module mx_unit
   import mx_types::*;
 #(
@@ -15,7 +15,7 @@ module mx_unit
     output logic [31:0]        result
 );
   // Cycles after the elements: the block's sum stands in `magnitude`; the rounded sum in `value`; the new accumulator.
-  localparam int SUMMED = 10, ROUNDED = 17, ADDED = 24;
+  localparam int SUMMED = 10, ROUNDED = 17, ADDED = 25;
 
   logic [69:0] magnitude;
   logic        negative, is_nan, is_infinite;
@@ -31,7 +31,7 @@ module mx_unit
       .clk, .magnitude, .negative, .exponent(exponent10), .is_nan(is_nan | scale_is_nan10), .is_infinite, .value
   );
 
-  turn_t turn0, turn17, turn24;
+  turn_t turn0, turn17, turn25;
   assign turn0 = '{
       valid: step.valid & step.last_pass,
       first_block: step.first_block,
@@ -39,15 +39,18 @@ module mx_unit
       turn: step.turn
   };
   mx_delay #(.WIDTH($bits(turn_t)), .DEPTH(ROUNDED)) delay_rounded (.clk, .in(turn0), .out({turn17}));
-  mx_delay #(.WIDTH($bits(turn_t)), .DEPTH(ADDED - ROUNDED)) delay_added (.clk, .in(turn17), .out({turn24}));
+  mx_delay #(.WIDTH($bits(turn_t)), .DEPTH(ADDED - ROUNDED)) delay_added (.clk, .in(turn17), .out({turn25}));
 
+  // A turn that comes again after eight cycles finds its sum on the adder's output, a later one in the memory.
   logic [31:0] accumulator[8];
   logic [31:0] so_far, added;
-  assign so_far = turn17.first_block ? 32'd0 : accumulator[turn17.turn];
-  mx_add add (.clk, .a(so_far), .b(value), .sum(added));
-  always_ff @(posedge clk) begin
-    if (turn24.valid) accumulator[turn24.turn] <= added;
-    result <= added;
-    result_valid <= turn24.valid & turn24.last_block;
+  always_comb begin
+    if (turn17.first_block) so_far = '0;
+    else if (turn25.valid && turn25.turn == turn17.turn) so_far = added;
+    else so_far = accumulator[turn17.turn];
   end
+  mx_add add (.clk, .a(so_far), .b(value), .sum(added));
+  always_ff @(posedge clk) if (turn25.valid) accumulator[turn25.turn] <= added;
+  assign result = added;
+  assign result_valid = turn25.valid & turn25.last_block;
 endmodule

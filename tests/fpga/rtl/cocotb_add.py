@@ -7,7 +7,7 @@ import numpy as np
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
-LATENCY = 7  # registers; the eighth cycle is the reader's
+LATENCY = 8
 
 
 def operands(generator: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
