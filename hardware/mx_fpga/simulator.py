@@ -1,198 +1,107 @@
-"""The simulated board: the RTL compiled by Verilator behind a pseudo terminal and a loopback TCP port.
+"""The simulated board as a process: started, spoken to besides its port, and stopped.
 
-A model is built once per set of sources and parameters, into the user's cache (``XDG_CACHE_HOME``, by default
-~/.cache), in one or two minutes.
+It ends with :meth:`Simulator.stop`, or with the process that started it, whatever way that one ends.
 """
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
-import logging
+import json
 import os
 import select
-import shutil
 import subprocess
-import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import weakref
+from dataclasses import dataclass
+from typing import Any
 
-from .verilator import find
+from .simulator_build import CACHE_VARIABLE, Model, Progress, SimulatorError, build, cache, hardware, rtl_sources, say
 
-_log = logging.getLogger("mx_fpga")
-_PACKAGES = ("mx_constants.sv", "mx_types.sv", "mx_crc32.sv")
-_PROGRAM = "mx_board_simulator"
+__all__ = [
+    "CACHE_VARIABLE", "Model", "Simulator", "SimulatorError", "Stats",
+    "build", "cache", "hardware", "rtl_sources", "start",
+]  # fmt: skip
 
+TRANSPORTS = ("pty", "tcp")
+DEFAULT_WATTS = 1.0
+"""The power of ``energy="modelled"``: a round figure that stands for no device."""
 
-class SimulatorError(RuntimeError):
-    """The simulated board could not be built or did not start; the message says why and where its log lies."""
+_ANSWER_S = 30.0
 
 
 @dataclass(frozen=True)
-class Model:
-    """What is simulated.
+class Stats:
+    """What a simulator did since it started.
 
-    ``rows`` x ``columns`` dot units; ``memory_bytes`` of elements (a power of two), ``blocks`` in a row and ``handles``
-    at most. ``serial``: a bit-level UART instead of bytes, 25 to 70 times slower. ``clock_hz`` only turns cycles into
-    seconds: HELLO states it.
+    ``cycles``: of the board's clock, which stands still while the board has nothing to do. ``busy_seconds``: of wall
+    time in which they were simulated. ``connections``: how often a host opened the port. ``connected``: one has it.
+    ``idle``: the board waits for a byte.
     """
 
-    rows: int = 2
-    columns: int = 2
-    memory_bytes: int = 16 << 20
-    blocks: int = 256
-    handles: int = 256
-    clock_hz: int = 100_000_000
-    serial: bool = False
-
-    @property
-    def words(self) -> int:
-        """Words of the element memory.
-
-        Raises:
-            ValueError: the memory is not a power of two of words, or a dimension is not what the RTL can be.
-        """
-        words = self.memory_bytes // (32 * self.rows)
-        if self.rows not in (1, 2, 4) or not 1 <= self.columns <= 8:
-            raise ValueError(f"{self.rows} x {self.columns} dot units; the RTL has 1, 2 or 4 rows and 1..8 columns")
-        if words < 16 or words & (words - 1) or words * 32 * self.rows != self.memory_bytes:
-            raise ValueError(f"memory_bytes must be a power of two of at least {16 * 32 * self.rows}")
-        for name, value, most in (("blocks", self.blocks, 4096), ("handles", self.handles, 256)):
-            if not 2 <= value <= most or value & (value - 1):
-                raise ValueError(f"{name} must be a power of two in 2..{most}, not {value}")
-        return words
-
-
-def hardware() -> Path:
-    """The folder that holds ``rtl`` and ``sim``: beside the package in the repository, inside it in a wheel.
-
-    Raises:
-        SimulatorError: neither is there.
-    """
-    package = Path(__file__).resolve().parent
-    for folder in (package / "hardware", package.parent):
-        if (folder / "rtl" / "mx_core.sv").is_file():
-            return folder
-    raise SimulatorError(f"no RTL beside {package}: reinstall mx-plugin, its wheel carries it")
-
-
-def rtl_sources() -> list[Path]:
-    """SystemVerilog files with the generic leaves, packages first."""
-    rtl = hardware() / "rtl"
-    modules = sorted(p for p in (*rtl.glob("*.sv"), *(rtl / "generic").glob("*.sv")) if p.name not in _PACKAGES)
-    return [*(rtl / name for name in _PACKAGES), *modules]
-
-
-def cache() -> Path:
-    """Where built models are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mx_fpga"
-
-
-def build(model: Model | None = None) -> Path:
-    """Path of the simulator's program for ``model``; compiled unless the cache holds it.
-
-    Raises:
-        VerilatorMissing: nothing to build with; the message says what to install.
-        SimulatorError: the build failed.
-        ValueError: the RTL cannot be what ``model`` says.
-    """
-    model = model or Model()
-    words = model.words
-    sources = [*rtl_sources(), *sorted((hardware() / "sim").glob("*.[ch]pp"))]
-    key = hashlib.sha256(repr(sorted(asdict(model).items())).encode())
-    for path in sources:
-        key.update(path.name.encode() + path.read_bytes())
-    folder = cache() / f"sim-{key.hexdigest()[:20]}"
-    program = folder / _PROGRAM
-    with _locked(folder):
-        if not program.is_file():
-            _compile(model, words, sources, program)
-    return program
-
-
-def _compile(model: Model, words: int, sources: list[Path], program: Path) -> None:
-    verilator, environment = find()
-    _log.info("building the simulated board with %s (once, one or two minutes)", verilator)
-    baud = model.clock_hz // 8
-    parameters = {
-        "ROWS": model.rows, "COLUMNS": model.columns, "WORDS": words, "BLOCKS": model.blocks,
-        "HANDLES": model.handles, "CLOCK_HZ": model.clock_hz, "NAME": '"simulated"',
-    }  # fmt: skip
-    defines = [f"-DMX_CLOCK_HZ={model.clock_hz}", f"-I{hardware() / 'sim'}", "-O2"]
-    if model.serial:
-        parameters["BAUD"] = baud
-        defines += ["-DMX_SERIAL", f"-DMX_BAUD={baud}"]
-    with tempfile.TemporaryDirectory(dir=program.parent) as scratch:
-        command = [
-            verilator, "--cc", "--exe", "--build", "-Wno-fatal", "-O3", "--x-assign", "fast", "--x-initial", "fast",
-            "--noassert", "--Mdir", scratch, "--prefix", "Vtop", "-o", _PROGRAM,
-            "--top-module", "mx_board" if model.serial else "mx_core",
-            *(f"-G{name}={value}" for name, value in parameters.items()),
-            "-CFLAGS", " ".join(defines), *(str(path) for path in sources if path.suffix != ".hpp"),
-        ]  # fmt: skip
-        log = program.with_suffix(".log")
-        with log.open("wb") as output:
-            nice = ["nice", "-n", "10"] if shutil.which("nice") else []
-            ran = subprocess.run(
-                [*nice, *command], env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-                check=False,
-            )  # fmt: skip
-        if ran.returncode:
-            raise SimulatorError(f"building the simulated board failed ({ran.returncode}): see {log}")
-        os.replace(Path(scratch) / _PROGRAM, program)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time builds into ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+    cycles: int
+    busy_seconds: float
+    connections: int
+    connected: bool
+    idle: bool
 
 
 class Simulator:
-    """A running simulated board. It ends with :meth:`stop`, or with this process, whatever way that ends.
+    """A running simulated board.
 
-    ``url`` is the path of a pseudo terminal, ``socket_url`` the same board over loopback TCP: both are what
-    ``serial.serial_for_url`` takes. ``modelled_watts``: let the board report energy, marked as modelled, from that
-    constant power and its cycles; without, its energy source is none.
+    ``url`` is what ``serial.serial_for_url`` takes: the path of a pseudo terminal, which only this user may open, or
+    ``socket://127.0.0.1:PORT``, which is not authenticated: every user of this machine may connect. ``socket_url`` is
+    that one, or None. One host at a time on each; answers go to whoever spoke last.
+
+    Args:
+        model: what is simulated.
+        pty: open a pseudo terminal.
+        port: open this TCP port of the loopback interface; 0 takes a free one, None opens none.
+        modelled_watts: let the board report energy, marked as modelled, from that constant power and its cycles;
+            without, its energy source is none.
+        max_idle_s: end after so many seconds without a byte from a host.
+        progress: is told what takes time; by default standard error.
+
+    Raises:
+        VerilatorMissing, SimulatorError, ValueError: as :func:`build`; or the program did not start.
     """
 
-    def __init__(self, model: Model | None = None, *, port: int = 0, modelled_watts: float | None = None) -> None:
-        """Build if need be, start, and wait for the URLs.
-
-        Raises:
-            VerilatorMissing, SimulatorError, ValueError: as :func:`build`; or the program did not start.
-        """
-        program = build(model)
-        command = [str(program), "--port", str(port), "--parent", str(os.getpid())]
+    def __init__(
+        self, model: Model | None = None, *, pty: bool = True, port: int | None = None,
+        modelled_watts: float | None = None, max_idle_s: float | None = None, progress: Progress = say,
+    ) -> None:  # fmt: skip
+        if not pty and port is None:
+            raise ValueError("pty=False without a port: nothing to connect to; port=0 takes a free one")
+        if modelled_watts is not None and not modelled_watts > 0:
+            raise ValueError(f"modelled_watts must be above 0, not {modelled_watts}; None for no energy source")
+        command = [str(build(model, progress)), "--parent", str(os.getpid()), "--pty", str(int(pty))]
+        if port is not None:
+            command += ["--port", str(port)]
         if modelled_watts is not None:
             command += ["--modelled-watts", repr(float(modelled_watts))]
+        if max_idle_s is not None:
+            command += ["--max-idle", repr(float(max_idle_s))]
+        # The kernel watches the thread that starts it. Only the main one lives as long as the process.
+        command += ["--die-with-thread", str(int(threading.current_thread() is threading.main_thread()))]
         # A session of its own: Ctrl-C reaches the parent, which may still want the board for its last words.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
         )
-        lines = self._first_lines(2, timeout=30.0)
-        self.url, self.socket_url = lines
+        self._end = weakref.finalize(self, _end, self._process, os.getpid())
+        self._lock = threading.Lock()
+        try:
+            self._urls = self._answer("start")
+        except BaseException:
+            self._end()
+            raise
 
-    def _first_lines(self, count: int, timeout: float) -> list[str]:
-        stdout = self._process.stdout
-        assert stdout is not None
-        end, text = time.monotonic() + timeout, b""
-        while text.count(b"\n") < count:
-            readable, _, _ = select.select([stdout], [], [], max(end - time.monotonic(), 0))
-            piece = os.read(stdout.fileno(), 4096) if readable else b""
-            if not piece:
-                self._process.kill()
-                _, errors = self._process.communicate()
-                said = errors.decode(errors="replace").strip() or f"nothing within {timeout} s"
-                raise SimulatorError(f"the simulated board did not start: {said}")
-            text += piece
-        return text.decode().splitlines()[:count]
+    @property
+    def url(self) -> str:
+        """Of the pseudo terminal if there is one, else of the TCP port; "" while unplugged."""
+        return self._urls["pty"] or self._urls["socket"]
+
+    @property
+    def socket_url(self) -> str | None:
+        return self._urls["socket"] or None
 
     @property
     def pid(self) -> int:
@@ -202,21 +111,123 @@ class Simulator:
     def running(self) -> bool:
         return self._process.poll() is None
 
-    def stop(self, timeout: float = 5.0) -> None:
-        """End the board; idempotent. Killed if it does not end within ``timeout`` seconds."""
-        if self._process.stdin is not None:
-            self._process.stdin.close()
-        try:
-            self._process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+    def stats(self) -> Stats:
+        """Raises SimulatorError where it has ended, as all of the following."""
+        return Stats(**self._say("stats"))
+
+    def reset(self) -> None:
+        """Press the board's reset button: it forgets weights, activations, counters and what it was about to say."""
+        self._say("reset")
+
+    def pause(self) -> None:
+        """Stop the board's clock: it answers no more, though bytes for it are accepted."""
+        self._say("pause")
+
+    def resume(self) -> None:
+        """Let the clock run again."""
+        self._say("resume")
+
+    def unplug(self) -> None:
+        """Pull the cable: hosts see the port vanish. The board keeps what it holds."""
+        self._urls = self._say("unplug")
+
+    def plug(self) -> None:
+        """Put the cable back. A TCP port is the same again; a pseudo terminal may have another path: see ``url``."""
+        self._urls = self._say("plug")
+
+    def stop(self) -> None:
+        """End the board; idempotent."""
+        self._end()
+
+    close = stop
 
     def __enter__(self) -> Simulator:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    def _say(self, word: str) -> Any:
+        with self._lock:
+            stdin = self._process.stdin
+            if stdin is None or stdin.closed or not self.running:
+                raise SimulatorError(f"the simulated board has ended{self._why()}")
+            try:
+                stdin.write(word.encode() + b"\n")
+                stdin.flush()
+            except OSError as error:
+                raise SimulatorError(f"the simulated board has ended{self._why()}") from error
+            return self._answer(word)
+
+    def _answer(self, word: str) -> Any:
+        """The line of JSON that a word is answered with."""
+        stdout = self._process.stdout
+        assert stdout is not None
+        end, text = time.monotonic() + _ANSWER_S, b""
+        while not text.endswith(b"\n"):
+            readable, _, _ = select.select([stdout], [], [], max(end - time.monotonic(), 0))
+            if not readable:
+                raise SimulatorError(f"the simulated board did not answer '{word}' within {_ANSWER_S:g} s")
+            piece = os.read(stdout.fileno(), 4096)
+            if not piece:
+                self._process.wait()
+                raise SimulatorError(f"the simulated board ended at '{word}'{self._why()}")
+            text += piece
+        return json.loads(text)
+
+    def _why(self) -> str:
+        """Exit status and last words of a process that has ended."""
+        stderr, status = self._process.stderr, self._process.poll()
+        said = ""
+        if stderr is not None and not stderr.closed and status is not None:
+            said = stderr.read().decode(errors="replace").strip()
+        return f" ({'stopped' if status is None else f'status {status}'})" + (f": {said}" if said else "")
+
+
+def start(
+    *, transport: str = "pty", rows: int = 2, columns: int = 2, energy: str = "none", name: str = "simulated",
+    modelled_watts: float = DEFAULT_WATTS,
+) -> Simulator:  # fmt: skip
+    """Build if need be and start a simulated board; a context manager that ends it.
+
+    Args:
+        transport: ``pty`` or ``tcp``.
+        rows, columns: dot units.
+        energy: ``none``, or ``modelled``: ``modelled_watts`` times the time of the cycles. Never ``measured``.
+        name: what the board calls itself.
+
+    Each combination of rows, columns and name is a program of its own, to be built once.
+
+    Raises:
+        VerilatorMissing, SimulatorError: as :func:`build`; or the program did not start.
+        ValueError: an argument is none of the above.
+    """
+    if transport not in TRANSPORTS:
+        raise ValueError(f"transport {transport!r} is unknown; valid: {', '.join(TRANSPORTS)}")
+    if energy not in ("none", "modelled"):
+        raise ValueError(f"energy {energy!r} is not what a simulated board can have; valid: none, modelled")
+    return Simulator(
+        Model(rows=rows, columns=columns, name=name),
+        pty=transport == "pty",
+        port=0 if transport == "tcp" else None,
+        modelled_watts=modelled_watts if energy == "modelled" else None,
+    )
+
+
+def _end(process: subprocess.Popen[bytes], owner: int, timeout: float = 5.0) -> None:
+    """Close the simulator's standard input, which ends it; kill it if it does not end within ``timeout`` seconds."""
+    if os.getpid() != owner:  # a fork of its parent exits; the board is not the fork's
+        return
+    if process.stdin is not None:
+        try:
+            process.stdin.close()
+        except OSError:  # a word that was never read
+            pass
+    try:
+        process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()

@@ -25,7 +25,7 @@ def verilator() -> None:
 
 @pytest.fixture(scope="session")
 def simulator(verilator: None) -> Iterator[Simulator]:
-    with Simulator(SMALL) as started:
+    with Simulator(SMALL, port=0) as started:
         yield started
 
 
