@@ -94,8 +94,8 @@ def profile(
     data, indices = batches_by_role(batches, roots, pairs)
     provider = Assigned()
     with (
-        _undisturbed(roots.values()),
-        _opened(backend, model) as executing,
+        undisturbed(roots.values()),
+        opened(backend, model) as executing,
         Engine(provider, executing, seed=seed, reference="own") as adopting,
     ):
         adopting.adopt(roots)
@@ -158,7 +158,7 @@ def _finished(path: Path | None, identity: Mapping[str, Any]) -> Profile | None:
 
 
 @contextmanager
-def _opened(backend: Backend | str, model: nn.Module) -> Iterator[Backend]:
+def opened(backend: Backend | str, model: nn.Module) -> Iterator[Backend]:
     """The backend itself, or one of that name, closed at the end."""
     if isinstance(backend, str):
         if backend == "auto":
@@ -172,7 +172,7 @@ def _opened(backend: Backend | str, model: nn.Module) -> Iterator[Backend]:
 
 
 @contextmanager
-def _undisturbed(models: Iterable[nn.Module]) -> Iterator[None]:
+def undisturbed(models: Iterable[nn.Module]) -> Iterator[None]:
     """Eval mode and a random state of our own, until the end."""
     modes = [(module, module.training) for model in models for module in model.modules()]
     with torch.random.fork_rng():
