@@ -8,6 +8,7 @@ libraries inside the factory.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .bench import Rows
     from .execution.layer_types import LayerType
     from .interfaces import Check
+    from .sensitivity.policy_costs import PolicyCosts
 
 PROJECT = "mx_plugin"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -54,6 +56,19 @@ class RegisterBench(Protocol):
         name: str,
         rows: Rows,
         add_arguments: Callable[[argparse.ArgumentParser], None] | None = None,
+        *,
+        summary: str = "",
+    ) -> None: ...
+
+
+class RegisterPolicyMeasure(Protocol):
+    """``register(name, open, add_arguments=None, *, summary="")``."""
+
+    def __call__(
+        self,
+        name: str,
+        open: Callable[[argparse.Namespace], AbstractContextManager[PolicyCosts]],
+        add_arguments: Callable[[argparse._ActionsContainer], None] | None = None,
         *,
         summary: str = "",
     ) -> None: ...
@@ -136,4 +151,14 @@ def mx_register_benches(register: RegisterBench) -> None:
     ``rows(bench)`` is a generator of :class:`mx_plugin.bench.Row`; ``bench`` is a
     :class:`mx_plugin.bench.Bench`. ``add_arguments(parser)``, which may be left out, adds options of
     its own to the command. Rows of all plugins stand in one table.
+    """
+
+
+@hookspec
+def mx_register_policy_measures(register: RegisterPolicyMeasure) -> None:
+    """Register what ``mx-plugin policy search --verify`` measures with: ``register(name, open, add_arguments)``.
+
+    ``open(arguments)`` loads models and data and returns a context manager whose value is a
+    :class:`mx_plugin.sensitivity.PolicyCosts`. ``add_arguments(group)``, which may be left out, adds options of its
+    own to the command; ``--model``, ``--dtype``, ``--backend`` and ``--seed`` are there.
     """

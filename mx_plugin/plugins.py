@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import RLock
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from .bench import Rows
     from .execution.layer_types import LayerType
     from .interfaces import Backend, Check, Meter, Provider
+    from .sensitivity.policy_costs import PolicyCosts
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,17 @@ class RegisteredBench:
     plugin: PluginRecord
 
 
+@dataclass(frozen=True)
+class RegisteredPolicyMeasure:
+    """What measures the costs of whole policies for ``mx-plugin policy search --verify``."""
+
+    name: str
+    open: Callable[[argparse.Namespace], AbstractContextManager[PolicyCosts]]
+    add_arguments: Callable[[argparse._ActionsContainer], None] | None
+    summary: str
+    plugin: PluginRecord
+
+
 _lock = RLock()
 _the_host: PluginHost | None = None
 
@@ -114,7 +127,7 @@ def plugin_report() -> list[PluginRecord]:
     Asks for everything but layer types: their classes may need frameworks, so they are listed once a
     model has been adopted or :func:`layer_types` was called.
     """
-    for ask in (providers, backends, meters, boards, judges, checks, commands, benches):
+    for ask in (providers, backends, meters, boards, judges, checks, commands, benches, policy_measures):
         ask()
     return list(_host().records)
 
@@ -166,6 +179,11 @@ def commands() -> Mapping[str, Command]:
 def benches() -> Mapping[str, RegisteredBench]:
     """Benches of ``mx-plugin bench`` by name, in the order in which they were registered."""
     return _host().registry("benches", _register_bench)
+
+
+def policy_measures() -> Mapping[str, RegisteredPolicyMeasure]:
+    """What can measure the costs of whole policies, by name, in the order in which it was registered."""
+    return _host().registry("policy_measures", _register_policy_measure)
 
 
 def _factories(kind: str) -> Mapping[str, Registration]:
@@ -231,6 +249,23 @@ def _register_bench(record: PluginRecord, found: list[RegisteredBench]) -> Calla
         if add_arguments is not None:
             _check_callable(name, "add_arguments", add_arguments)
         found.append(RegisteredBench(name, rows, add_arguments, summary, record))
+
+    return register
+
+
+def _register_policy_measure(record: PluginRecord, found: list[RegisteredPolicyMeasure]) -> Callable[..., None]:
+    def register(
+        name: str,
+        open: Callable[[argparse.Namespace], AbstractContextManager[PolicyCosts]],
+        add_arguments: Callable[[argparse._ActionsContainer], None] | None = None,
+        *,
+        summary: str = "",
+    ) -> None:
+        _check_name(name)
+        _check_callable(name, "open", open)
+        if add_arguments is not None:
+            _check_callable(name, "add_arguments", add_arguments)
+        found.append(RegisteredPolicyMeasure(name, open, add_arguments, summary, record))
 
     return register
 

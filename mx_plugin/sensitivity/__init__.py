@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .batches import Batch, BatchLike
 from .errors import ProfileError
+from .policy_costs import PolicyCosts, policy_costs
 from .profile import FORMATS, profile
 from .progress import Progress, TextBar
 from .request import ENGINES
@@ -15,12 +16,14 @@ __all__ = [
     "FORMATS",
     "Batch",
     "BatchLike",
+    "PolicyCosts",
     "Profile",
     "ProfileError",
     "Progress",
     "RankCorrelation",
     "TextBar",
     "WholeCost",
+    "policy_costs",
     "profile",
     "summary",
 ]
