@@ -3,6 +3,7 @@
 PYTHON   ?= python3.11
 VENV     := .venv
 VENV_TRL := .venv-trl
+VENV_FPGA := .venv-fpga
 # What pip installs first; a later call without TORCH keeps the one that the environment was built with.
 TORCH    ?= $(or $(shell cat $(VENV)/torch.txt $(VENV_TRL)/torch.txt 2>/dev/null | head -n 1),torch==2.13.0)
 DEMO_DIR ?= runs/demo
@@ -16,7 +17,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl demo test test_slow test_full test_trl sanitize lint fix types imports check dist clean rebuild
+.PHONY: help env env_trl demo test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -58,6 +59,21 @@ define build_env
 	$(1)/bin/python -m pip install -c requirements/$(2).txt --no-build-isolation -e $(3)
 	@touch $(1)/.complete
 endef
+
+$(VENV_FPGA)/.complete: requirements/fpga.txt
+	@$(VENV_FPGA)/bin/python -c '' 2>/dev/null || { rm -rf $(VENV_FPGA); $(PYTHON) -m venv $(VENV_FPGA); }
+	$(VENV_FPGA)/bin/python -m pip install -r requirements/fpga.txt
+	@touch $@
+
+# ---------------------------------------------------------------------------- FPGA
+
+SYN := $(VENV_FPGA)/bin/python hardware/syn/build.py --folder build/fpga
+
+fpga: $(VENV_FPGA)/.complete ## Synthesise, place and route with five seeds, write the bitstream and hardware/syn/report.json (hours)
+	$(SYN) --report hardware/syn/report.json $(ARGS)
+
+fpga_area: $(VENV_FPGA)/.complete ## Synthesise only, and check the area (two minutes)
+	$(SYN) --synthesis_only dot tile
 
 # ---------------------------------------------------------------------------- use
 
