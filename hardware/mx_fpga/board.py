@@ -313,7 +313,7 @@ class Board:
             hello = Hello.decode(self.link.request(Message.HELLO, protocol.hello_request()))
         except (ProtocolError, Refused) as error:
             raise BoardError(f"{self.link.url}: {error}") from error
-        self.link.credits = max(hello.credits, 1)
+        self.link.learn_credits(hello.credits)
         return hello
 
     def _check_geometry(self) -> None:

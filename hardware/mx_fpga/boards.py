@@ -17,6 +17,9 @@ from .link import Link
 log = logging.getLogger(__name__)
 
 URL_VARIABLE = "MX_FPGA_URL"
+CREDITS = 16
+"""Requests under way to a simulated board: pseudo terminals and sockets do not lose what must wait."""
+
 SIMULATED, FAKE, SERIAL = "sim", "fake", "serial"
 
 
@@ -83,7 +86,7 @@ def simulated_board(url: str = "sim:", **link: Any) -> Board:
         raise BoardError(f"the simulated board cannot be started: {error}") from error
     log.info("simulated board: process %d at %s", running.pid, running.url)
     try:
-        return Board(Link(running.url, **link), simulated=True, on_close=running.stop)
+        return Board(Link(running.url, **{"credits": CREDITS, **link}), simulated=True, on_close=running.stop)
     except BaseException:
         running.stop()
         raise
@@ -101,7 +104,7 @@ def fake_board(url: str = "fake:", **link: Any) -> Board:
 
     port = FakePort(FakeBoard(replace(DEFAULT, **_options(url, DEFAULT.__dataclass_fields__))), tcp=os.name != "posix")
     try:
-        return Board(Link(port.url, **link), simulated=True, on_close=port.close)
+        return Board(Link(port.url, **{"credits": CREDITS, **link}), simulated=True, on_close=port.close)
     except BaseException:
         port.close()
         raise

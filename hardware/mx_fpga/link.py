@@ -59,12 +59,12 @@ class Link:
         url: see :class:`~mx_fpga.port.Port`.
         baudrate: bits a second, for real serial ports.
         rtscts: hardware flow control.
+        credits: requests under way at most. Default: as many as the board says it can hold; more keep a transport with
+            flow control busy, and lose bytes on one without.
         timeout_s: seconds to wait for the first attempt's reply; doubles with every failure, up to 8 times.
         retries: failures in a row, without any progress, before :class:`LinkError`.
         backoff_s: pause in seconds before the second repetition; doubles with every further one, up to 1 s.
         reopen_s: how many seconds to wait for a port that vanished.
-
-    ``credits``: requests that may be under way; 1 until the board has said how many it can hold.
 
     Raises:
         BoardError: the URL is none, or pyserial is missing.
@@ -77,13 +77,15 @@ class Link:
         *,
         baudrate: int = BAUDRATE,
         rtscts: bool = False,
+        credits: int | None = None,
         timeout_s: float = 2.0,
         retries: int = 5,
         backoff_s: float = 0.05,
         reopen_s: float = 10.0,
     ) -> None:
         self.url = url
-        self.credits = 1
+        self.credits = 1  # until the board has said how many it can hold
+        self._chosen_credits = credits
         self.statistics = LinkStatistics()
         self.timeout_s, self.retries, self.backoff_s, self.reopen_s = timeout_s, retries, backoff_s, reopen_s
         self._options = {"baudrate": baudrate, "rtscts": rtscts, "write_timeout_s": timeout_s}
@@ -127,6 +129,20 @@ class Link:
                     window.replies,
                 )
             return window.replies
+
+    def learn_credits(self, of_board: int) -> None:
+        """The board can hold so many requests."""
+        self.credits = self._chosen_credits or max(of_board, 1)
+
+    def disturb(self, data: bytes) -> None:
+        """Write bytes that are no request, to see whether a board finds its place again.
+
+        Raises:
+            LinkError: the port takes no bytes.
+        """
+        with self._lock:
+            (self._port or self._open_again()).write(data)
+            self._half_sent = True
 
     # ------------------------------------------------------------------ the port
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mx_plugin.hookspecs import RegisterFactory, hookimpl
+from mx_plugin.hookspecs import RegisterCommand, RegisterFactory, hookimpl
 
 if TYPE_CHECKING:
-    from mx_plugin.interfaces import Backend
+    from mx_plugin.check import Check
+    from mx_plugin.interfaces import Backend, Meter
 
     from .board import Board
 
@@ -18,6 +21,26 @@ MX_PLUGIN_INTERFACE = (1, 0)
 def mx_register_backends(register: RegisterFactory) -> None:
     """``fpga``: a board multiplies, or is compared with, or its arithmetic is computed here."""
     register("fpga", _backend, summary="a board at a serial URL, real or simulated; modes offload, verify, emulate")
+
+
+@hookimpl
+def mx_register_meters(register: RegisterFactory) -> None:
+    """``fpga``: the energy of open boards, as they measure or model it."""
+    register("fpga", _meter, summary="what open boards say of their energy; measured, modelled or none")
+
+
+@hookimpl
+def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) -> None:
+    """pyserial, serial ports, the simulator."""
+    from .checks import board_checks
+
+    register(board_checks)
+
+
+@hookimpl
+def mx_register_commands(register: RegisterCommand) -> None:
+    """``mx-plugin fpga``."""
+    register("fpga", _add_arguments, _run, summary="boards: sim, info, selftest, bench")
 
 
 @hookimpl
@@ -32,6 +55,24 @@ def _backend(**options: Any) -> Backend:
     from .backend import make_backend
 
     return make_backend(**options)
+
+
+def _meter(**options: Any) -> Meter:
+    from .meter import FpgaMeter
+
+    return FpgaMeter(**options)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    from .commands import add_arguments
+
+    add_arguments(parser)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .commands import run
+
+    return run(arguments)
 
 
 def _serial(url: str, **options: Any) -> Board:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import time
 from importlib.util import find_spec
 from typing import Any
 
@@ -59,11 +60,13 @@ class Port:
             self._serial: Any = serial.serial_for_url(url, **options)
         except (ValueError, TypeError) as error:
             raise BoardError(
-                f"{url!r} is not a serial port's URL ({error}): give a device path, socket://HOST:PORT, "
-                "rfc2217://HOST:PORT or sim:"
+                f"{url!r} cannot be a serial port ({error}): give a device path, socket://HOST:PORT, "
+                "rfc2217://HOST:PORT or sim:, and a baud rate that there is"
             ) from error
         except self._errors as error:
             raise PortLost(f"{url} cannot be opened: {error}. {_remedy(url, error)}") from error
+        self._write_timeout_s = write_timeout_s
+        self._come = bytearray()  # while something was written
         self._file = _descriptor(self._serial)
         if url.lower().startswith("socket:") and self._file is not None:
             _send_at_once(self._file)
@@ -74,22 +77,30 @@ class Port:
         Raises:
             PortLost: the port vanished.
         """
+        if self._come:
+            data = bytes(self._come)
+            self._come.clear()
+            return data
         try:
             if self._file is not None:
-                return self._read_file(max(timeout_s, 0.0))
+                waiting = select.select([self._file], [], [], max(timeout_s, 0.0))[0]
+                return self._read_file(self._file) if waiting else b""
             return self._read_serial(timeout_s)
         except self._errors as error:
             raise PortLost(f"{self.url} was lost while reading: {error}") from error
 
     def write(self, data: bytes) -> None:
-        """Hand over all of ``data``.
+        """Hand over all of ``data``, while taking in what comes: neither side waits for the other to read first.
 
         Raises:
             WriteStalled: not taken within the write timeout; part of it may have been.
             PortLost: the port vanished.
         """
         try:
-            self._serial.write(data)
+            if self._file is not None:
+                self._write_file(self._file, data)
+            else:
+                self._serial.write(data)
         except self._stalled as error:
             raise WriteStalled(f"{self.url} takes no more bytes: {error}") from error
         except self._errors as error:
@@ -103,13 +114,26 @@ class Port:
         except self._errors:
             pass
 
-    def _read_file(self, timeout_s: float) -> bytes:
+    def _write_file(self, file: int, data: bytes) -> None:
+        rest = memoryview(data)
+        until = time.monotonic() + self._write_timeout_s
+        while rest:
+            waiting, taking, _ = select.select([file], [file], [], max(until - time.monotonic(), 0.0))
+            if waiting:
+                self._come += self._read_file(file)
+            if taking:
+                try:
+                    rest = rest[os.write(file, rest) :]
+                except BlockingIOError:
+                    continue
+                until = time.monotonic() + self._write_timeout_s
+            elif time.monotonic() >= until:
+                raise WriteStalled(f"{self.url} takes no more bytes: {len(rest)} of {len(data)} are left")
+
+    def _read_file(self, file: int) -> bytes:
         """All that is there in one call; pyserial's own ``read`` returns early only when its timeout has passed."""
-        assert self._file is not None
-        if not select.select([self._file], [], [], timeout_s)[0]:
-            return b""
         try:
-            data = os.read(self._file, READ_BYTES)
+            data = os.read(file, READ_BYTES)
         except BlockingIOError:
             return b""
         if not data:

@@ -312,8 +312,8 @@ def test_a_server_that_hangs_up_is_connected_to_again() -> None:
         ("/dev/no-such-board", PortLost, "Is the board plugged in"),
         ("socket://127.0.0.1:1", PortLost, "Is the server running"),
         ("socket://127.0.0.1", BoardError, "socket://127.0.0.1"),
-        ("telegraph://here", BoardError, "is not a serial port's URL"),
-        ("", BoardError, "."),
+        ("telegraph://here", BoardError, "cannot be a serial port"),
+        ("", BoardError, "cannot be opened"),
     ],
 )
 def test_a_wrong_url_is_refused_at_once_with_the_remedy(url: str, error: type[Exception], message: str) -> None:
@@ -338,3 +338,12 @@ def test_a_busy_port_is_refused_and_says_what_to_do() -> None:
 def test_a_loop_back_is_recognised() -> None:
     with Link("loop://", **FAST) as link, pytest.raises(LinkError, match="sends back what is written to it"):
         link.request(Message.PING, b"anyone there?")
+
+
+def test_more_under_way_than_all_buffers_hold_blocks_nobody() -> None:
+    """Both directions full at once: the board writes replies while the host still writes requests."""
+    with FakePort(FakeBoard()) as port, Link(port.url, credits=64, timeout_s=3.0) as link:
+        link.learn_credits(2)
+        assert link.credits == 64
+        assert echoed(link, pings(300, 2000))
+        assert link.statistics.repeated == link.statistics.timeouts == 0
