@@ -6,11 +6,12 @@ import os
 
 from mx_plugin.check import Check
 
-from .port import INSTALL, have_pyserial
-
 
 def board_checks() -> list[Check]:
     """pyserial, the serial ports that are there, and whether the simulator can be built."""
+    # Here, not above: registering imports no numpy.
+    from .port import INSTALL, have_pyserial
+
     if not have_pyserial():
         lost = "not installed; without it no board can be opened, not even the simulated one (mode emulate works)"
         return [Check("pyserial", "warn", lost, INSTALL), _simulator()]

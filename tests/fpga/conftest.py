@@ -1,13 +1,19 @@
-"""A simulated board for the tests that need one: built once, started once."""
+"""Boards for the tests that need one: the simulated one, built and started once, and one made of software."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from mx_fpga.board import open_boards
+from mx_fpga.fake import FakeBoard
+from mx_fpga.fake_port import FakePort
 from mx_fpga.simulator import Model, Simulator
 from mx_fpga.verilator import VerilatorMissing, find
+from mx_plugin import get_backend
+from mx_plugin.interfaces import Backend
 from tests.fpga.raw_board import RawBoard
 
 SMALL = Model(memory_bytes=1 << 20, handles=16)
@@ -37,3 +43,29 @@ def board(simulator: Simulator) -> Iterator[RawBoard]:
     with RawBoard(simulator.url) as opened:
         opened.ask(Message.RESET)
         yield opened
+
+
+@pytest.fixture
+def fake() -> FakeBoard:
+    return FakeBoard()
+
+
+@pytest.fixture
+def port(fake: FakeBoard) -> Iterator[FakePort]:
+    with FakePort(fake) as port:
+        yield port
+
+
+@pytest.fixture
+def make() -> Iterator[Any]:
+    """``make(**options)``: the backend, closed at the end."""
+    made: list[Backend] = []
+
+    def backend(**options: Any) -> Any:
+        made.append(get_backend("fpga", **options))
+        return made[-1]
+
+    yield backend
+    for each in made:
+        each.close()
+    assert open_boards() == []
