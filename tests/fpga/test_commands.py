@@ -12,6 +12,7 @@ from dataclasses import replace
 import pytest
 
 import mx_fpga.checks
+import mx_fpga.port
 from mx_fpga import protocol
 from mx_fpga.fake import DEFAULT, FakeBoard
 from mx_fpga.fake_port import FakePort
@@ -200,7 +201,7 @@ def test_doctor_tells_of_pyserial_ports_and_the_simulator(capsys: Capture, monke
 
 
 def test_doctor_names_the_remedy_where_pyserial_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mx_fpga.checks, "have_pyserial", lambda: False)
+    monkeypatch.setattr(mx_fpga.port, "have_pyserial", lambda: False)
     check = mx_fpga.checks.board_checks()[0]
     assert (check.name, check.status, check.remedy) == ("pyserial", "warn", "pip install 'mx-plugin[fpga]'")
 
