@@ -246,6 +246,8 @@ def test_a_bench_that_cannot_run_is_an_error_only_when_it_was_asked_for(
     [
         (["lineer"], "unknown bench 'lineer': did you mean 'linear'?"),
         (["linear", "--rows", "1,x"], "--rows '1,x' is not a list of positive numbers; write e.g. 1,4,16"),
+        (["linear", "--shapes", "64"], "--shapes '64' is not a list of sizes out x in; write e.g. 768x288,288x768"),
+        (["linear", "--shapes", "64x0"], "--shapes '64x0' is not a list of sizes out x in"),
         (["linear", "--rows", "0"], "--rows '0' is not a list of positive numbers"),
         (["linear", "--pairs", "MXPF4"], "did you mean 'MXFP4'?"),
         (["cast", "--threads", "0"], "--threads 0: at least one thread computes"),

@@ -42,18 +42,21 @@ PEER_ROWS = (1, 4, 16)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """``--pairs`` and ``--rows``."""
+    """``--pairs``, ``--rows`` and ``--shapes``."""
     parser.add_argument("--pairs", default="MXFP4/MXFP8,MXFP8/MXFP8", help="linear: pairs, separated by commas")
     parser.add_argument("--rows", default="1,4,16,32,64,128,512", help="linear: numbers of activation rows")
+    default = ",".join(f"{out}x{size}" for out, size in SHAPES)
+    parser.add_argument("--shapes", default=default, help=f"linear: sizes of layers, out x in (default: {default})")
 
 
-def linear_rows(bench: Bench, shapes: tuple[tuple[int, int], ...] = SHAPES) -> Iterator[Row]:
-    """Every shape, pair and number of rows.
+def linear_rows(bench: Bench, shapes: tuple[tuple[int, int], ...] | None = None) -> Iterator[Row]:
+    """Every shape (default: those of ``--shapes``), pair and number of rows.
 
     Raises:
         FormatError: an unknown pair in ``--pairs``.
-        MXError: ``--rows`` is not a list of positive numbers.
+        MXError: ``--rows`` or ``--shapes`` is not a list of positive numbers.
     """
+    shapes = shapes or _shapes(bench.arguments.shapes)
     pairs = tuple(str(parse_pair(pair)) for pair in bench.arguments.pairs.split(","))
     counts = _numbers(bench.arguments.rows)
     backend = get_backend(bench.backend)
@@ -73,6 +76,16 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not numbers or min(numbers) < 1:
         raise MXError(f"--rows {text!r} is not a list of positive numbers; write e.g. 1,4,16")
     return numbers
+
+
+def _shapes(text: str) -> tuple[tuple[int, int], ...]:
+    try:
+        shapes = [tuple(int(side) for side in part.split("x")) for part in text.split(",")]
+    except ValueError:
+        shapes = []
+    if not shapes or any(len(shape) != 2 or min(shape) < 1 for shape in shapes):
+        raise MXError(f"--shapes {text!r} is not a list of sizes out x in; write e.g. 768x288,288x768")
+    return tuple((shape[0], shape[1]) for shape in shapes)
 
 
 class Rotation:
