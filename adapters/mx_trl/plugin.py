@@ -6,13 +6,15 @@ import argparse
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mx_plugin.hookspecs import RegisterBench, RegisterCommand, hookimpl
+from mx_plugin.hookspecs import RegisterBench, RegisterCommand, RegisterPolicyMeasure, hookimpl
 
 if TYPE_CHECKING:
     from mx_plugin.bench import Bench, Row
+    from mx_plugin.sensitivity import PolicyCosts
 
 MX_PLUGIN_INTERFACE = (1, 0)
 
@@ -77,14 +79,38 @@ def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    from mx_plugin.errors import PluginError
-
-    if find_spec("transformers") is None:
-        raise PluginError("mx-plugin profile loads models by transformers, which is not installed: "
-                          "pip install 'mx-plugin[trl]'")  # fmt: skip
+    _need_to_load("mx-plugin profile")
     from .sensitivity.command import run
 
     return run(arguments)
+
+
+@hookimpl
+def mx_register_policy_measures(register: RegisterPolicyMeasure) -> None:
+    """Models and data of ``mx-plugin profile``."""
+    register("trl", _open_measure, _add_measure_arguments, summary="models and prompts, loaded as profile does")
+
+
+def _add_measure_arguments(group: argparse._ActionsContainer) -> None:
+    from .sensitivity.arguments import add_measure_arguments
+
+    add_measure_arguments(group)
+
+
+def _open_measure(arguments: argparse.Namespace) -> AbstractContextManager[PolicyCosts]:
+    _need_to_load("--verify")
+    from .sensitivity.measure import opened
+
+    return opened(arguments)
+
+
+def _need_to_load(what: str) -> None:
+    """Raise PluginError where no model can be loaded."""
+    from mx_plugin.errors import PluginError
+
+    if find_spec("transformers") is None:
+        raise PluginError(f"{what} loads models by transformers, which is not installed: "
+                          "pip install 'mx-plugin[trl]'")  # fmt: skip
 
 
 @hookimpl

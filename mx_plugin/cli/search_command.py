@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
 from ..errors import MXError, PolicyError
+from . import verification
 
 if TYPE_CHECKING:
     from ..interfaces import Backend
     from ..precision import SensitivityMatrix
     from ..precision.search import Objective, SearchResult, Shapes
+    from ..sensitivity import PolicyCosts
 
 HELP = "find the cheapest policy within a budget"
 OBJECTIVES = ("bytes", "energy", "seconds")
-_RECIPE = ("batch_size", "prompt_tokens", "response_tokens", "micro_batch_size", "epochs")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Every option of the search."""
+    """Every option of the search, and those of what measures policies."""
     parser.add_argument("--matrix", required=True, metavar="CSV", help="sensitivity matrix, from mx-plugin profile")
     parser.add_argument(
-        *("--budget", "-b"), nargs="+", action="extend", default=[], metavar="PHASE[.ROLE]=COST",
+        "--budget", nargs="+", action="extend", default=[], metavar="PHASE[.ROLE]=COST",
         help="largest predicted cost, in the matrix's unit, e.g. rollout=0.02 reward.value=0.1; phases without one "
         "stay unquantised",
     )  # fmt: skip
@@ -37,58 +38,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="which of the matrix's metrics is read (default: the cost of quantising a layer alone)",
     )  # fmt: skip
     _add_choices(parser.add_argument_group("what may be chosen"))
-    _add_layers(parser.add_argument_group("layers"))
-    _add_prices(parser.add_argument_group("energy and seconds: one training step, and where prices come from"))
+    _add_prices(parser.add_argument_group("what it is priced by"))
+    verification.add_arguments(parser.add_argument_group("is the prediction true?"))
 
 
 def _add_choices(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--formats", metavar="LIST", help="names or pairs, e.g. MXFP4,MXFP8/MXFP8 (default: the matrix's)"
-    )
-    group.add_argument("--all-quantised", action="store_true", help="leave no layer of the matrix in FP16")
+    group.add_argument("--formats", nargs="+", metavar="F", help="names or pairs (default: all that the matrix holds)")
+    group.add_argument("--all_quantised", action="store_true", help="leave no layer of the matrix in FP16")
     group.add_argument("--activations", default="MXFP8", help="completes a single name (default: MXFP8)")
-    group.add_argument("--scale-rule", default="rceil", help="of all casts (default: rceil)")
+    group.add_argument("--scale_rule", default="rceil", help="of all casts (default: rceil)")
     group.add_argument(
-        "--backend", default="cpu", help="the backend that will run it: its formats, and what it multiplies"
-    )
-
-
-def _add_layers(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--model", nargs="+", action="extend", default=[], metavar="[ROLE=]FOLDER",
-        help="safetensors folder: gives layer sizes, and the matrix is checked against it (default: its own columns)",
-    )  # fmt: skip
-    group.add_argument(
-        "--dtype", help="the model's own dtype when it runs, e.g. bfloat16 (default: as profiled or stored)"
+        "--backend", default="cpu", help="will run it: its formats, and what it multiplies (default: cpu)"
     )
 
 
 def _add_prices(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--target", default="as-executed", help="energy: as-executed (default) or projected:DEVICE")
-    group.add_argument("--energy-table", metavar="YAML", help="energy: replaces the built-in table")
-    group.add_argument("--memory", metavar="LEVEL", help="energy: memory that bytes are charged to, e.g. hbm2")
     group.add_argument(
-        "--seconds", metavar="FILE", help="seconds: from mx-plugin bench linear --json, or a CSV of your own"
-    )
-    for name, default in _recipe_defaults().items():
-        group.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, help=f"default: {default}")
-
-
-def _recipe_defaults() -> dict[str, int]:
-    from ..precision.search.recipe import Recipe
-
-    recipe = Recipe()
-    return {name: getattr(recipe, name) for name in _RECIPE}
+        "--model", nargs="+", action="extend", default=[], metavar="[ROLE=]FOLDER",
+        help="safetensors folder: gives layer sizes, and the matrix is checked against it (default: its own columns)",
+    )  # fmt: skip
+    group.add_argument("--dtype", help="the model's own dtype when it runs, e.g. bfloat16 (default: as profiled)")
+    group.add_argument("--target", default="as-executed", help="energy: as-executed (default) or projected:DEVICE")
+    group.add_argument("--energy_table", metavar="YAML", help="energy: replaces the built-in table")
+    group.add_argument("--memory", metavar="LEVEL", help="energy: memory that bytes are charged to, e.g. hbm2")
+    group.add_argument("--seconds", metavar="FILE", help="seconds: from mx-plugin bench linear --json, or your own CSV")
+    group.add_argument(
+        "--recipe", nargs="+", default=[], metavar="NAME=N",
+        help="energy and seconds: what a step does; batch_size=64 prompt_tokens=128 response_tokens=128 "
+        "micro_batch_size=8 epochs=4",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Search, say what was found, and write or print the policy.
+    """Search, say what was found, write or print the policy, and verify it.
 
     Raises:
         MatrixError: the matrix cannot be read, or is for another model.
         PolicyError: a budget or format that does not fit, or that nothing keeps.
         PluginError: no such backend, energy table or target.
-        MXError: an objective that cannot price a format; a file that cannot be written; no scipy.
+        MXError: an objective that cannot price a format; a file that cannot be written; no scipy; nothing installed
+            to verify with.
     """
     from ..plugins import get_backend
     from ..precision import SensitivityMatrix
@@ -96,17 +85,19 @@ def run(arguments: argparse.Namespace) -> int:
 
     matrix = SensitivityMatrix.read(arguments.matrix, _metrics(arguments.metric))
     budgets = parse_budgets(arguments.budget)
-    with closing(get_backend(arguments.backend)) as backend:
+    with ExitStack() as stack:
+        backend = stack.enter_context(closing(get_backend(arguments.backend)))
         allowed = Allowed(
-            arguments.formats.split(",") if arguments.formats else None,
-            backend.capabilities,
-            arguments.activations,
-            fp16=not arguments.all_quantised,
+            arguments.formats, backend.capabilities, arguments.activations, fp16=not arguments.all_quantised
         )
         objective = _objective(arguments, backend)
-        shapes = _shapes(arguments, matrix)
+        costs = None if arguments.verify is None else stack.enter_context(verification.opened(arguments, matrix))
+        shapes = _shapes(arguments, matrix, costs)
         result = search(matrix, budgets, objective, shapes, allowed, scale_rule=arguments.scale_rule)
-    _write(arguments, result)
+        say: Callable[[str], None] = print if arguments.output else _to_stderr
+        _write(arguments, result, say)
+        if costs is not None:
+            verification.verify(arguments, result, costs, say)
     return 0
 
 
@@ -127,7 +118,7 @@ def _objective(arguments: argparse.Namespace, backend: Backend) -> Objective:
     from ..ledger.modelled import ModelledMeter
     from ..precision.search import Bytes, EnergyObjective, Recipe, SecondsObjective, SecondsTable
 
-    recipe = Recipe(**{name: getattr(arguments, name) for name in _RECIPE})
+    recipe = Recipe.parse(arguments.recipe)
     if arguments.objective == "bytes":
         return Bytes()
     if arguments.objective == "energy":
@@ -141,25 +132,33 @@ def _objective(arguments: argparse.Namespace, backend: Backend) -> Objective:
     return SecondsObjective(SecondsTable.read(arguments.seconds), recipe)
 
 
-def _shapes(arguments: argparse.Namespace, matrix: SensitivityMatrix) -> Shapes:
+def _shapes(arguments: argparse.Namespace, matrix: SensitivityMatrix, costs: PolicyCosts | None) -> Shapes:
+    """From the model that is loaded to verify, else from folders, else from the matrix's columns."""
     from ..precision import ROLES
-    from ..precision.search import folder_shapes, shapes_of
+    from ..precision.search import Shape, folder_shapes, layer_shapes, shapes_of
 
-    folders: dict[str, str] = {}
+    models: dict[str, Mapping[str, Shape]] = {}
+    if costs is not None:
+        for role in dict.fromkeys(layer.role for layer in costs.layers):
+            layers = [layer for layer in costs.layers if layer.role == role]
+            models[role] = layer_shapes(layers, costs.dtype(role))
+        return shapes_of(matrix, models, arguments.dtype)
     for text in arguments.model:
         role, equals, folder = text.partition("=")
-        for each in (role,) if equals and role in ROLES else ROLES:
-            folders[each] = folder if equals and role in ROLES else text
-    read: dict[str, Any] = {folder: folder_shapes(folder) for folder in dict.fromkeys(folders.values())}
-    return shapes_of(matrix, {role: read[folder] for role, folder in folders.items()}, arguments.dtype)
+        if equals and role in ROLES:
+            models[role] = folder_shapes(folder)
+        else:
+            models |= dict.fromkeys(ROLES, folder_shapes(text))
+    return shapes_of(matrix, models, arguments.dtype)
 
 
-def _write(arguments: argparse.Namespace, result: SearchResult) -> None:
+# ---------------------------------------------------------------------------- results
+
+
+def _write(arguments: argparse.Namespace, result: SearchResult, say: Callable[[str], None]) -> None:
     from ..precision.search.pareto import front_of, write_fronts
 
     policy = result.policy(arguments.name)
-    # The policy alone on stdout, where nothing else is to be printed to.
-    say: Callable[[str], None] = print if arguments.output else _to_stderr
     for line in result.lines():
         say(line)
     if arguments.pareto:
@@ -179,4 +178,5 @@ def _write(arguments: argparse.Namespace, result: SearchResult) -> None:
 
 
 def _to_stderr(line: str) -> None:
+    """The policy alone goes to stdout where no file was named."""
     print(line, file=sys.stderr)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from ..execution.engine import Engine
@@ -40,6 +41,10 @@ class PolicyCosts:
     def layers(self) -> list[LayerInfo]:
         """What was adopted."""
         return [LayerInfo(x.name, x.role, x.in_features, x.out_features, x.is_lm_head) for x in self._engine.layers]
+
+    def dtype(self, role: str) -> torch.dtype:
+        """The dtype of that role's first adopted layer."""
+        return next(layer.weight.dtype for layer in self._engine.layers if layer.role == role)
 
     def __call__(self, policy: PrecisionPolicy, scopes: Collection[Scope]) -> dict[Scope, Costs]:
         """Metric -> cost of the whole policy, for each of ``scopes`` by itself.

@@ -57,13 +57,13 @@ class Profile:
         """The sensitivity matrix of one metric for each phase and role, as ``SensitivityMatrix.read`` picks it."""
         return SensitivityMatrix(tuple(one_metric(self.rows, metric, self.source)), self.source)
 
+    def rows_of(self, metric: str, *, phase: str = "rollout", role: str = "policy") -> tuple[MatrixRow, ...]:
+        """The rows of one metric, layer by layer."""
+        return tuple(row for row in self.rows if (row.phase, row.role, row.metric) == (phase, role, metric))
+
     def costs(self, metric: str, *, phase: str = "rollout", role: str = "policy") -> dict[tuple[str, str], float]:
         """(layer, format) -> cost in one metric."""
-        return {
-            (row.layer, row.format): row.cost
-            for row in self.rows
-            if (row.phase, row.role, row.metric) == (phase, role, metric)
-        }
+        return {(row.layer, row.format): row.cost for row in self.rows_of(metric, phase=phase, role=role)}
 
     def write(self, path: str | Path) -> Path:
         """Write the CSV and, beside it, ``<name>.json`` with everything else; returns the latter's path.

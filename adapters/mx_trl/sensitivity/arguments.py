@@ -72,3 +72,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(title)
         for name, settings in options.items():
             group.add_argument(name, **settings)
+
+
+def add_measure_arguments(group: argparse._ActionsContainer) -> None:
+    """The data options, for ``mx-plugin policy search --verify``; the models are named by its ``--model``."""
+    for name, settings in _DATA.items():
+        group.add_argument(name, **{**settings, "required": False})
+    for name in ("--batch_size", "--device", "--trust_remote_code"):
+        group.add_argument(name, **_RUN[name])
+
+
+def as_profile(arguments: argparse.Namespace) -> argparse.Namespace:
+    """What ``mx-plugin policy search`` was told, in the words of ``mx-plugin profile``: so the data are the same."""
+    models = dict(_named(text) for text in arguments.model)
+    settings = {name.removeprefix("--"): options.get("default") for name, options in (_WHAT | _DATA | _RUN).items()}
+    given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
+    told = {"model": models.get("policy"), "reward_model": models.get("reward"), "phases": None}
+    return argparse.Namespace(**{**settings, **given, **told})
+
+
+def _named(text: str) -> tuple[str, str]:
+    """(role, folder or hub id); without a role it is the policy's."""
+    role, equals, source = text.partition("=")
+    return (role, source) if equals and role in ("policy", "reward") else ("policy", text)

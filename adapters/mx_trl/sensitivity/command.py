@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,14 +26,23 @@ logger = logging.getLogger(__name__)
 _POSITIVE = ("num_prompts", "max_length", "num_pairs", "batch_size", "top")
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Profile, print the most sensitive layers, write the matrix.
+@dataclass(frozen=True)
+class Loaded:
+    """Models and data, as ``profile`` takes them. ``sequences``: token ids of the policy's texts."""
+
+    policy: PreTrainedModel
+    batches: dict[str, list[Batch]]
+    models: dict[str, Any]
+    pairs: list[tuple[Batch, Batch]]
+    sequences: list[list[int]]
+
+
+def load(arguments: argparse.Namespace) -> Loaded:
+    """The models that the command line names, prompts continued by the policy, and preferences.
 
     Raises:
-        StageError, ProfileError: what does not fit, with the remedy.
+        StageError: what does not fit, with the remedy.
     """
-    began = time.perf_counter()
-    _check(arguments)
     transformers_logging.disable_progress_bar()
     options = {"dtype": arguments.dtype, "trust_remote_code": arguments.trust_remote_code}
     device = _device(arguments.device)
@@ -48,13 +58,24 @@ def run(arguments: argparse.Namespace) -> int:
         pairs, batches["reward"] = _scored(models["reward"], texts, arguments)
         if pairs:
             del batches["reward"]
-    tokens = sum(map(len, sequences))
-    print(f"{len(sequences)} sequences, {tokens} tokens; {_words(pairs)}", file=sys.stderr)
+    print(f"{len(sequences)} sequences, {sum(map(len, sequences))} tokens; {_words(pairs)}", file=sys.stderr)
+    return Loaded(policy, batches, models, pairs, sequences)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Profile, print the most sensitive layers, write the matrix.
+
+    Raises:
+        StageError, ProfileError: what does not fit, with the remedy.
+    """
+    began = time.perf_counter()
+    check(arguments)
+    loaded = load(arguments)
     found = profile(
-        policy,
-        batches,
-        models=models,
-        pairs=pairs,
+        loaded.policy,
+        loaded.batches,
+        models=loaded.models,
+        pairs=loaded.pairs,
         formats=arguments.formats,
         phases=arguments.phases,
         exclude=arguments.exclude,
@@ -71,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def check(arguments: argparse.Namespace) -> None:
+    """Raise StageError for numbers and words that cannot be."""
     for name in _POSITIVE:
         if getattr(arguments, name) < 1:
             raise StageError(f"--{name} {getattr(arguments, name)}: give 1 or more")

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from .additivity import ScopeVerdict, verify
 from .budget import parse_budgets
 from .energy import EnergyObjective
 from .groups import Allowed
@@ -37,4 +38,6 @@ __all__ = [
     "layer_shapes",
     "check_layers",
     "packed_bytes",
+    "verify",
+    "ScopeVerdict",
 ]

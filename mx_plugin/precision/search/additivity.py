@@ -131,6 +131,12 @@ def _targets(budget: float, costs: list[list[float]]) -> tuple[float, float]:
     return (low, high) if low < high else (least, most)
 
 
+def check_count(count: int) -> None:
+    """Raise PolicyError for fewer than ``FEWEST`` random policies."""
+    if count < FEWEST:
+        raise PolicyError(f"{count} random policies prove little; verify at least {FEWEST}")
+
+
 def verify(
     result: SearchResult,
     measure: Measure,
@@ -150,8 +156,7 @@ def verify(
         PolicyError: fewer than ``FEWEST`` policies.
         KeyError: ``measure`` leaves a searched (phase, role) out.
     """
-    if count < FEWEST:
-        raise PolicyError(f"{count} random policies prove little; verify at least {FEWEST}")
+    check_count(count)
     drawn = {scope: random_assignments(found, count, seed) for scope, found in result.scopes.items()}
     trials: dict[Scope, list[Trial]] = {scope: [] for scope in drawn}
     for number in range(count):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-from ...errors import MXError
+from ...errors import MXError, nearest
 from ..patterns import names_lm_head
 
 Calls = tuple[tuple[int, int], ...]
@@ -33,6 +34,25 @@ class Recipe:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise MXError(f"{field.name} is {value!r}; a recipe takes whole numbers of 1 or more")
+
+    @classmethod
+    def parse(cls, texts: Iterable[str]) -> Recipe:
+        """From ``["batch_size=16", "epochs=1"]``; what is not named keeps its default.
+
+        Raises:
+            MXError: not ``name=number``, an unknown name, or a size that cannot be.
+        """
+        given: dict[str, int] = {}
+        for text in texts:
+            name, _, value = text.partition("=")
+            known = [field.name for field in fields(cls)]
+            if name not in known:
+                raise MXError(f"--recipe {text!r}: {nearest(name, known)}")
+            try:
+                given[name] = int(value)
+            except ValueError:
+                raise MXError(f"--recipe {text!r}: {value!r} is not a whole number; write e.g. {name}=16") from None
+        return cls(**given)
 
     def calls(self, phase: str, layer: str = "") -> Calls:
         """Calls of one layer in one step. An lm_head sees only the last token of a prompt (generate slices)."""

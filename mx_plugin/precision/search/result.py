@@ -13,12 +13,16 @@ from .problem import Assignment, Group
 
 @dataclass(frozen=True)
 class ScopeResult:
-    """One (phase, role): its groups, its budget in ``unit``, and the choice. ``method``: how the choice was found."""
+    """One (phase, role): its groups, its budget in ``unit``, and the choice.
+
+    ``metric``: the matrix's, whose costs were read. ``method``: how the choice was found.
+    """
 
     scope: Scope
     groups: tuple[Group, ...]
     budget: float
     unit: str
+    metric: str
     chosen: Assignment
     method: str
 

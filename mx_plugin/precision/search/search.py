@@ -52,8 +52,10 @@ def search(
     groups, left_out = groups_of(matrix, limits, shapes, objective, allowed)
     _check_feasible(groups, limits, matrix)
     measures = matrix.measures()
+    metrics = {(row.phase, row.role): row.metric for row in matrix.rows}
     scopes = {
-        scope: _solve(scope, groups[scope], limits[scope], measures[scope][0], most_points) for scope in sorted(limits)
+        scope: _solve(scope, groups[scope], limits[scope], measures[scope][0], metrics[scope], most_points)
+        for scope in sorted(limits)
     }
     return SearchResult(
         scopes=scopes,
@@ -68,7 +70,9 @@ def search(
     )
 
 
-def _solve(scope: Scope, groups: tuple[Group, ...], budget: float, unit: str, most_points: int) -> ScopeResult:
+def _solve(
+    scope: Scope, groups: tuple[Group, ...], budget: float, unit: str, metric: str, most_points: int
+) -> ScopeResult:
     solution = solver.cheapest(groups, budget)
     front = exact.front(groups, budget, most_points)
     if front is None:
@@ -80,7 +84,7 @@ def _solve(scope: Scope, groups: tuple[Group, ...], budget: float, unit: str, mo
         _check_agreement(solution, chosen, scope)
         if solution.gap:
             method = f"exact; HiGHS stopped after {solver.TIME_LIMIT:g} s"
-    return ScopeResult(scope, groups, budget, unit, chosen, method)
+    return ScopeResult(scope, groups, budget, unit, metric, chosen, method)
 
 
 def _check_agreement(solution: solver.Solution, chosen: Assignment, scope: Scope) -> None:

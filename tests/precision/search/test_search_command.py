@@ -75,7 +75,7 @@ def test_the_whole_front_is_written(matrix: str, capsys: Capture) -> None:
 
 
 def test_energy_and_seconds(matrix: str, capsys: Capture) -> None:
-    recipe = ["--batch-size", "2", "--prompt-tokens", "2", "--response-tokens", "3", "--epochs", "1"]
+    recipe = ["--recipe", "batch_size=2", "prompt_tokens=2", "response_tokens=3", "epochs=1"]
     arguments = ["--matrix", matrix, "--budget", "rollout=0.02", "--output", "p.yaml", *recipe]
     assert search(*arguments, "--objective", "energy", "--target", "projected:mx-asic-45nm") == 0
     out = capsys.readouterr().out
@@ -171,14 +171,14 @@ def test_sizes_come_from_a_models_folder_and_a_matrix_for_another_model_is_refus
         (["--budget", "rollout=1", "--metric", "kl"], "has no metric 'kl'"),
         (["--budget", "rollout=1", "--metric", "rollout=cost", "kl"], "--metric 'kl': several are given"),
         (["--budget", "rollout=1", "--model", "nowhere"], "nowhere holds no *.safetensors file"),
-        (["--budget", "rollout=1", "--objective", "energy", "--epochs", "0"], "epochs is 0"),
+        (["--budget", "rollout=1", "--objective", "energy", "--recipe", "epochs=0"], "epochs is 0"),
         (
             ["--budget", "rollout=1", "--objective", "energy", "--target", "projected:x"],
             "no energy target 'projected:x'",
         ),
         (["--budget", "rollout=1", "--objective", "seconds", "--seconds", "no.json"], "cannot read measured seconds"),
         (
-            ["--budget", "rollout=0.001", "--all-quantised"],
+            ["--budget", "rollout=0.001", "--all_quantised"],
             "rollout/policy: 0.001 given, the smallest feasible is 0.005",
         ),
         (["--budget", "rollout=1", "--output", "no/such.yaml"], "cannot write the policy to no/such.yaml"),
@@ -213,4 +213,6 @@ def test_a_matrix_that_mixes_metrics_needs_a_choice(tmp_path: Path, capsys: Capt
     )
     assert search("--matrix", str(path), "--budget", "rollout=1") == 2
     assert "rollout/policy mixes the metrics one, two, which cannot be added; choose one" in capsys.readouterr().err
-    assert search("--matrix", str(path), "--budget", "rollout=1", "--metric", "two", "-b", "rollout.policy=0.5") == 0
+    assert (
+        search("--matrix", str(path), "--budget", "rollout=1", "--metric", "two", "--budget", "rollout.policy=0.5") == 0
+    )
