@@ -17,7 +17,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl demo test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl demo demo_fpga test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -79,6 +79,13 @@ fpga_area: $(VENV_FPGA)/.complete ## Synthesise only, and check the area (two mi
 
 demo: $(VENV)/.complete ## Train PPO under policies A and C on a small random model; files in runs/demo
 	$(LAUNCH) examples/ppo_mx.py --output_dir $(DEMO_DIR)
+
+FPGA_DEMO := examples/ppo_mx.py --policy C --backend fpga --max_steps 3 --per_device_train_batch_size 16
+
+# on_mismatch=fail: a single differing bit between board and host ends it with an error.
+demo_fpga: $(VENV)/.complete ## The demo with one projection's rollouts on the simulated FPGA, then all layers verified on it
+	$(LAUNCH) $(FPGA_DEMO) --fpga_layers '*.layers.0.self_attn.q_proj' --output_dir $(DEMO_DIR)_fpga/offload
+	$(LAUNCH) $(FPGA_DEMO) --backend_options fpga.mode=verify fpga.on_mismatch=fail --output_dir $(DEMO_DIR)_fpga/verify
 
 # ---------------------------------------------------------------------------- tests
 

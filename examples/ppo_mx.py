@@ -3,6 +3,7 @@
 accelerate launch examples/ppo_mx.py                      # policies A and C, side by side
 accelerate launch examples/ppo_mx.py --policy C8
 accelerate launch examples/ppo_mx.py --config examples/configs/ppo_stories15m.yaml
+accelerate launch examples/ppo_mx.py --policy C --backend fpga --fpga_layers "*.layers.0.self_attn.q_proj"
 accelerate launch examples/ppo_mx.py --no_mx              # the same training in plain TRL
 """
 

@@ -143,6 +143,11 @@ class MXConfig:
             patterns[pattern.strip()] = name.strip()
         return patterns | {f"{pattern}@rollout": "fpga" for pattern in self.fpga_layers or []}
 
+    @property
+    def default_backend(self) -> str:
+        """``backend``; but ``fpga`` beside ``fpga_layers`` means those layers alone: the others go by ``auto``."""
+        return "auto" if self.backend == "fpga" and self.fpga_layers else self.backend
+
     def options_by_backend(self) -> dict[str, dict[str, Any]]:
         """``{backend name: {option: value}}`` from ``backend_options``; numbers, true and false are read as such.
 

@@ -221,9 +221,9 @@ class Session:
 
 
 def backend_name(config: MXConfig, trainer: Any) -> str:
-    """``config.backend``; for ``auto`` the backend of the trainer's device: ``cpu``, elsewhere ``reference``."""
-    if config.backend != "auto":
-        return config.backend
+    """``config.default_backend``; for ``auto`` that of the trainer's device: ``cpu``, elsewhere ``reference``."""
+    if config.default_backend != "auto":
+        return config.default_backend
     device = getattr(getattr(trainer, "accelerator", None), "device", None)
     return "cpu" if device is None or device.type == "cpu" else "reference"
 

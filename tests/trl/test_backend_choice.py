@@ -22,6 +22,13 @@ def test_a_backend_that_was_named_is_taken() -> None:
     assert backend_name(MXConfig(backend="acme"), SimpleNamespace()) == "acme"
 
 
+def test_fpga_for_some_layers_leaves_the_others_where_auto_puts_them() -> None:
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cpu")))
+    assert backend_name(MXConfig(backend="fpga"), trainer) == "fpga"
+    assert backend_name(MXConfig(backend="fpga", fpga_layers=["*.q_proj"]), trainer) == "cpu"
+    assert backend_name(MXConfig(backend="reference", fpga_layers=["*.q_proj"]), trainer) == "reference"
+
+
 def test_patterns_that_name_the_same_backend_share_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A board has one serial port: it can be opened once."""
     opened: list[str] = []
