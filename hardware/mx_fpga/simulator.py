@@ -50,7 +50,7 @@ class Simulator:
 
     ``url`` is what ``serial.serial_for_url`` takes: the path of a pseudo terminal, which only this user may open, or
     ``socket://127.0.0.1:PORT``, which is not authenticated: every user of this machine may connect. ``socket_url`` is
-    that one, or None. One host at a time on each; answers go to whoever spoke last.
+    that one, or None. One host at a time, on whichever it comes: the other port is busy meanwhile.
 
     Args:
         model: what is simulated.

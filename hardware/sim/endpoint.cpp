@@ -25,14 +25,6 @@ void do_not_block(int fd) { checked(fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NO
 
 bool later() { return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR; }
 
-// One read of at most `limit` bytes in all; what read() answered.
-ssize_t append(int fd, std::deque<uint8_t>& bytes, size_t limit) {
-    uint8_t buffer[16384];
-    const ssize_t count = read(fd, buffer, std::min(sizeof buffer, limit - bytes.size()));
-    if (count > 0) bytes.insert(bytes.end(), buffer, buffer + count);
-    return count;
-}
-
 }  // namespace
 
 Endpoint::Endpoint(bool with_pty, int port) : with_pty_(with_pty), port_(port) { plug(); }
@@ -49,13 +41,12 @@ void Endpoint::plug() {
 }
 
 void Endpoint::unplug() {
-    drop_client();
+    drop_host();
     for (int* fd : {&pty_, &listener_}) {
         if (*fd >= 0) close(*fd);
         *fd = -1;
     }
     pty_path_.clear();
-    pty_hung_up_ = true;
 }
 
 void Endpoint::open_pty() {
@@ -90,85 +81,78 @@ void Endpoint::open_port() {
     port_ = ntohs(address.sin_port);
 }
 
-void Endpoint::watch(std::vector<pollfd>& fds, bool wants_in, bool wants_out) const {
-    const auto events = [&](bool answered) {
-        return static_cast<short>((wants_in ? POLLIN : 0) | (wants_out && answered ? POLLOUT : 0));
-    };
-    // With nothing to wait for, poll() would still report a hang-up, at once and for ever.
-    const short pty = events(!answer_to_client_), client = events(answer_to_client_);
-    if (pty_ >= 0 && !pty_hung_up_ && pty != 0) fds.push_back({pty_, pty, 0});
-    if (client_ >= 0 && client != 0) fds.push_back({client_, client, 0});
-    if (listener_ >= 0) fds.push_back({listener_, POLLIN, 0});
-}
-
-bool Endpoint::receive(std::deque<uint8_t>& bytes, size_t limit) {
-    const int before = connections_;
-    receive_pty(bytes, limit);
-    receive_client(bytes, limit);
-    // After the reads: only now is it known whether the last one has left.
-    accept_client();
-    return connections_ != before;
-}
-
-void Endpoint::receive_pty(std::deque<uint8_t>& bytes, size_t limit) {
-    while (pty_ >= 0 && bytes.size() < limit) {
-        const ssize_t count = append(pty_, bytes, limit);
-        const bool hung_up = count < 0 && errno == EIO;
-        if (pty_hung_up_ && !hung_up) {
-            connections_++;
-            answer_to_client_ = false;
+void Endpoint::receive(std::deque<uint8_t>& bytes, size_t limit, bool admit) {
+    if (host_ == Host::NONE && admit) admit_host();
+    while (host_ != Host::NONE && bytes.size() < limit) {
+        uint8_t buffer[16384];
+        const ssize_t count = read(fd(), buffer, std::min(sizeof buffer, limit - bytes.size()));
+        if (count > 0) {
+            bytes.insert(bytes.end(), buffer, buffer + count);
+        } else {
+            if (count == 0 || !later()) drop_host();  // a pty that nobody has open says EIO
+            break;
         }
-        pty_hung_up_ = hung_up;
-        if (count <= 0) return;
-        answer_to_client_ = false;
+    }
+    // Had the last one left, its place would be free by now.
+    if (host_ != Host::NONE && bytes.size() < limit) turn_away();
+}
+
+void Endpoint::admit_host() {
+    const int caller = listener_ < 0 ? -1 : accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (caller >= 0) {
+        const int one = 1;
+        setsockopt(caller, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+        client_ = caller;
+        host_ = Host::TCP;
+    } else if (somebody_on_pty()) {
+        host_ = Host::PTY;
+    } else {
+        return;
+    }
+    connections_++;
+}
+
+// Also when it has left again: then there may be bytes.
+bool Endpoint::somebody_on_pty() const {
+    pollfd state{pty_, POLLIN, 0};
+    return pty_ >= 0 && poll(&state, 1, 0) >= 0 && (!(state.revents & POLLHUP) || state.revents & POLLIN);
+}
+
+// Busy, as a serial port would be.
+void Endpoint::turn_away() {
+    while (listener_ >= 0) {
+        const int caller = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        if (caller < 0) return;
+        close(caller);
     }
 }
 
-void Endpoint::receive_client(std::deque<uint8_t>& bytes, size_t limit) {
-    while (client_ >= 0 && bytes.size() < limit) {
-        const ssize_t count = append(client_, bytes, limit);
-        if (count == 0 || (count < 0 && !later())) drop_client();
-        if (count <= 0) return;
-        answer_to_client_ = true;
-    }
+void Endpoint::drop_host() {
+    if (client_ >= 0) close(client_);
+    client_ = -1;
+    host_ = Host::NONE;
 }
 
 void Endpoint::send(std::deque<uint8_t>& bytes) {
-    const int fd = answer_to_client_ ? client_ : pty_;
-    if (fd < 0 || (fd == pty_ && pty_hung_up_)) {
-        bytes.clear();
-        return;
-    }
-    while (!bytes.empty()) {
+    while (host_ != Host::NONE && !bytes.empty()) {
         uint8_t buffer[4096];
         const size_t size = std::min(sizeof buffer, bytes.size());
         std::copy_n(bytes.begin(), size, buffer);
-        const ssize_t count = fd == client_ ? ::send(fd, buffer, size, MSG_NOSIGNAL) : write(fd, buffer, size);
+        const ssize_t count =
+            host_ == Host::TCP ? ::send(client_, buffer, size, MSG_NOSIGNAL) : write(pty_, buffer, size);
         if (count <= 0) {
-            if (fd == client_ && !later()) drop_client();
-            return;
+            if (count == 0 || later()) return;
+            drop_host();
+        } else {
+            bytes.erase(bytes.begin(), bytes.begin() + count);
         }
-        bytes.erase(bytes.begin(), bytes.begin() + count);
     }
+    bytes.clear();
 }
 
-void Endpoint::accept_client() {
-    while (listener_ >= 0) {
-        const int fd = accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-        if (fd < 0) return;
-        if (client_ >= 0) {  // busy, as a serial port would be
-            close(fd);
-            continue;
-        }
-        const int one = 1;
-        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-        client_ = fd;
-        answer_to_client_ = true;
-        connections_++;
-    }
-}
-
-void Endpoint::drop_client() {
-    if (client_ >= 0) close(client_);
-    client_ = -1;
+void Endpoint::watch(std::vector<pollfd>& fds, bool wants_in, bool wants_out, bool admit) const {
+    const short events = static_cast<short>((wants_in ? POLLIN : 0) | (wants_out ? POLLOUT : 0));
+    // With nothing to wait for, poll() would still report that the host has left, at once and for ever.
+    if (host_ != Host::NONE && events != 0) fds.push_back({fd(), events, 0});
+    if (listener_ >= 0 && (admit || (host_ != Host::NONE && wants_in))) fds.push_back({listener_, POLLIN, 0});
 }

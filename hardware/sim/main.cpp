@@ -74,9 +74,7 @@ public:
         say_urls();
         while (!stopped && lifeline_.listen() && !abandoned()) {
             for (const std::string& word : lifeline_.words()) obey(word);
-            const size_t had = incoming_.size();
-            if (endpoint_.receive(incoming_, AT_ONCE)) outgoing_.clear();
-            if (incoming_.size() > had) last_byte_ = Clock::now();
+            hear();
             if (working()) advance();
             endpoint_.send(outgoing_);
             if (!working()) wait();
@@ -90,13 +88,22 @@ private:
 
     // Is there anything to do that can be done? A board whose answers nobody takes waits, like its host.
     bool working() const {
-        return !paused_ && outgoing_.size() < AT_ONCE && (!incoming_.empty() || !pins_.idle());
+        return !paused_ && outgoing_.size() < AT_ONCE && !finished();
+    }
+
+    // The board has done all that it was asked for: another host may come.
+    bool finished() const { return incoming_.empty() && pins_.idle(); }
+
+    void hear() {
+        const size_t had = incoming_.size();
+        endpoint_.receive(incoming_, AT_ONCE, finished());
+        if (incoming_.size() > had) last_byte_ = Clock::now();
     }
 
     void advance() {
         const auto start = Clock::now();
         report_energy();
-        for (int i = 0; i < CYCLES && (!incoming_.empty() || !pins_.idle()); i++) {
+        for (int i = 0; i < CYCLES && !finished(); i++) {
             pins_.cycle(incoming_, outgoing_, outgoing_.size() < AT_ONCE);
             cycles_++;
         }
@@ -117,8 +124,8 @@ private:
     void wait() {
         std::vector<pollfd> fds;
         lifeline_.watch(fds);
-        endpoint_.watch(fds, incoming_.size() < AT_ONCE, !outgoing_.empty());
-        poll(fds.data(), fds.size(), endpoint_.nobody_on_pty() ? NOBODY_MS : REST_MS);
+        endpoint_.watch(fds, incoming_.size() < AT_ONCE, !outgoing_.empty(), finished());
+        poll(fds.data(), fds.size(), endpoint_.awaits_pty() ? NOBODY_MS : REST_MS);
     }
 
     bool abandoned() const {
@@ -134,7 +141,8 @@ private:
         else if (word == "unplug") endpoint_.unplug();
         else if (word == "plug") endpoint_.plug();
         else if (word == "reset") {
-            incoming_.clear();  // a board in reset hears nothing
+            hear();
+            incoming_.clear();  // a board in reset takes nothing of what arrives
             pins_.reset();
         } else std::fprintf(stderr, "unknown word '%s'\n", word.c_str());
         say_urls();
@@ -148,7 +156,7 @@ private:
     void say_stats() const {
         std::printf("{\"cycles\": %llu, \"busy_seconds\": %.6f, \"connections\": %d, \"connected\": %s, \"idle\": %s}\n",
                     static_cast<unsigned long long>(cycles_), busy_seconds_, endpoint_.connections(),
-                    endpoint_.connected() ? "true" : "false", incoming_.empty() && pins_.idle() ? "true" : "false");
+                    endpoint_.connected() ? "true" : "false", finished() ? "true" : "false");
         std::fflush(stdout);
     }
 
