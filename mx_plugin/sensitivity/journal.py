@@ -38,9 +38,12 @@ class Journal:
         self._file: Any = None
         if path is None:
             return
+        if path.exists() and not path.is_file():
+            raise ProfileError(f"{path} is no ordinary file; choose another output, or remove it")
         try:
             whole = self._read(path, identity, resume) if path.exists() else 0
-            self._file = path.open("r+b" if path.exists() else "w+b")
+            # Unbuffered: what could not be written must not be tried again when the file is closed.
+            self._file = path.open("r+b" if path.exists() else "w+b", buffering=0)
             self._file.truncate(whole)
             self._file.seek(whole)
             if whole == 0:
@@ -95,7 +98,6 @@ class Journal:
         Raises:
             ProfileError: it cannot be written.
         """
-        self._done[key] = dict(costs)
         if self._file is not None:
             try:
                 self._append({"key": key, "costs": dict(costs)})
@@ -103,10 +105,12 @@ class Journal:
                 raise ProfileError(
                     f"cannot write {self.path}: {error.strerror or error}; make room and resume"
                 ) from error
+        self._done[key] = dict(costs)
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
-        self._file.flush()
+        line = memoryview(json.dumps(record, ensure_ascii=False).encode("utf-8") + b"\n")
+        while line:  # a disk that is nearly full takes a part, and refuses the next
+            line = line[self._file.write(line) :]
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,7 @@ def profile(
             if path is not None:
                 result.write(path)
                 journal.remove()
+                result = replace(result, source=str(path))
     return result
 
 

@@ -44,14 +44,17 @@ class RankCorrelation:
 
 @dataclass(frozen=True)
 class Profile:
-    """The result. ``rows`` hold every metric; ``matrix()`` the one that policies read."""
+    """The result. ``rows`` hold every metric; ``matrix()`` the one that policies read.
+
+    ``source``: the file in which it stands; it takes no part in comparisons.
+    """
 
     rows: tuple[MatrixRow, ...]
     whole: tuple[WholeCost, ...] = ()
     correlations: tuple[RankCorrelation, ...] = ()
     identity: Mapping[str, Any] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
-    source: str = "profile"
+    source: str = field(default="profile", compare=False)
 
     def matrix(self, metric: MetricChoice = None) -> SensitivityMatrix:
         """The sensitivity matrix of one metric for each phase and role, as ``SensitivityMatrix.read`` picks it."""
