@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
+
+_AT_ONCE = 2**21
+"""Numbers that are looked at together: intermediate results of that size stay in memory that the process has already."""
 
 
 def kl_sum(log_p: torch.Tensor, logits: torch.Tensor) -> float:
@@ -14,17 +18,18 @@ def kl_sum(log_p: torch.Tensor, logits: torch.Tensor) -> float:
         log_p: (rows, vocabulary) float32, log-probabilities.
         logits: (rows, vocabulary), any floating dtype.
     """
-    log_q = torch.log_softmax(logits.float(), -1)
-    total = float(_kl_terms(log_p, log_q).sum(dtype=torch.float64))
-    if math.isnan(total):  # a token that neither can produce: 0 log 0 = 0
-        terms = _kl_terms(log_p, log_q).masked_fill_(log_p == -math.inf, 0.0)
-        total = float(terms.sum(dtype=torch.float64))
+    rows = max(1, _AT_ONCE // max(log_p.shape[-1], 1))
+    total = math.fsum(_kl_of(p, q) for p, q in zip(log_p.split(rows), logits.split(rows), strict=True))
     # A divergence is never negative; rounding can make it -1e-9.
     return math.inf if math.isnan(total) else max(total, 0.0)
 
 
-def _kl_terms(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    return (log_p - log_q).mul_(log_p.exp())
+def _kl_of(log_p: torch.Tensor, logits: torch.Tensor) -> float:
+    terms = torch.log_softmax(logits.float(), -1).sub_(log_p).mul_(log_p.exp()).neg_()
+    total = float(terms.sum(dtype=torch.float64))
+    if math.isnan(total):  # a token that neither can produce: 0 log 0 = 0
+        total = float(terms.masked_fill_(log_p == -math.inf, 0.0).sum(dtype=torch.float64))
+    return total
 
 
 def score_error(plain: torch.Tensor, quantised: torch.Tensor) -> float:
@@ -49,14 +54,18 @@ def gradient_distances(plain: list[torch.Tensor], quantised: list[torch.Tensor])
     A quantised gradient of zero has cosine 0.
     """
     error = norm = other = dot = 0.0
-    for g, q in zip(plain, quantised, strict=True):
-        g, q = g.float(), q.float()
-        error += _sum(torch.square(q - g))
-        norm += _sum(torch.square(g))
-        other += _sum(torch.square(q))
-        dot += _sum(q * g)
+    for whole, other_whole in zip(plain, quantised, strict=True):
+        for g, q in zip(_pieces(whole), _pieces(other_whole), strict=True):
+            error += _sum(torch.square(q - g))
+            norm += _sum(torch.square(g))
+            other += _sum(torch.square(q))
+            dot += _sum(q * g)
     cosine = dot / math.sqrt(norm * other) if other > 0 else 0.0
     return _finite(math.sqrt(error / norm)), _finite(max(1.0 - cosine, 0.0))
+
+
+def _pieces(x: torch.Tensor) -> Iterator[torch.Tensor]:
+    return (piece.float() for piece in x.reshape(-1).split(_AT_ONCE))
 
 
 def _sum(x: torch.Tensor) -> float:
