@@ -31,24 +31,32 @@ module mx_unit
       .clk, .magnitude, .negative, .exponent(exponent10), .is_nan(is_nan | scale_is_nan10), .is_infinite, .value
   );
 
-  turn_t turn0, turn17, turn25;
+  turn_t turn0, turn16, turn17, turn24, turn25;
   assign turn0 = '{
       valid: step.valid & step.last_pass,
       first_block: step.first_block,
       last_block: step.last_block,
       turn: step.turn
   };
-  mx_delay #(.WIDTH($bits(turn_t)), .DEPTH(ROUNDED)) delay_rounded (.clk, .in(turn0), .out({turn17}));
-  mx_delay #(.WIDTH($bits(turn_t)), .DEPTH(ADDED - ROUNDED)) delay_added (.clk, .in(turn17), .out({turn25}));
-
-  // A turn that comes again after eight cycles finds its sum on the adder's output, a later one in the memory.
-  logic [31:0] accumulator[8];
-  logic [31:0] so_far, added;
-  always_comb begin
-    if (turn17.first_block) so_far = '0;
-    else if (turn25.valid && turn25.turn == turn17.turn) so_far = added;
-    else so_far = accumulator[turn17.turn];
+  mx_delay #(.WIDTH($bits(turn_t)), .DEPTH(ROUNDED - 1)) delay_rounded (.clk, .in(turn0), .out({turn16}));
+  mx_delay #(.WIDTH($bits(turn_t)), .DEPTH(ADDED - ROUNDED - 1)) delay_added (.clk, .in(turn17), .out({turn24}));
+  always_ff @(posedge clk) begin
+    turn17 <= turn16;
+    turn25 <= turn24;
   end
+
+  // The sum so far is chosen a cycle ahead of the adder. A turn that comes again after eight cycles finds its sum on the
+  // adder's output, after nine there a cycle ahead, a later one in the memory; a row's first block starts at zero.
+  logic [31:0] accumulator[8];
+  logic [31:0] kept17, so_far, added;
+  logic        fresh17;
+  always_ff @(posedge clk) begin
+    if (turn16.first_block) kept17 <= '0;
+    else if (turn25.valid && turn25.turn == turn16.turn) kept17 <= added;
+    else kept17 <= accumulator[turn16.turn];
+    fresh17 <= !turn16.first_block && turn24.valid && turn24.turn == turn16.turn;
+  end
+  assign so_far = fresh17 ? added : kept17;
   mx_add add (.clk, .a(so_far), .b(value), .sum(added));
   always_ff @(posedge clk) if (turn25.valid) accumulator[turn25.turn] <= added;
   assign result = added;
