@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 _AT_ONCE = 2**21
-"""Numbers that are looked at together: intermediate results of that size stay in memory that the process has already."""
+"""Numbers that are looked at together: temporaries of that size live in memory that the process has already."""
 
 
 def kl_sum(log_p: torch.Tensor, logits: torch.Tensor) -> float:
