@@ -33,7 +33,10 @@ FLAGS = (
 """No fused or reordered arithmetic: casts must have the reference's bits."""
 
 _AVX2 = "-mavx2 -mfma -mf16c"
-_AVX512 = f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512bf16 -mprefer-vector-width=512"
+_AVX512 = (
+    f"{_AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mavx512bf16 "
+    "-mprefer-vector-width=512"
+)
 LEVELS = {"scalar": "", "avx2": _AVX2, "avx512": _AVX512, "amx": f"{_AVX512} -mamx-tile -mamx-bf16"}
 """Instruction-set flags of each level; the levels beyond ``scalar`` exist on x86-64 only."""
 

@@ -73,9 +73,10 @@ def test_every_pair_is_close_to_the_exact_product(backend: NativeBackend, weight
 def test_every_number_of_rows_is_close_to_the_exact_product(
     backend: NativeBackend, rows: int, dtype: torch.dtype
 ) -> None:
-    for weights, out, inner in (("MXFP4", 37, 2150), ("MXFP8", 16, 288), ("MXFP6", 35, 1100)):
+    for weights, out, inner in (("MXFP4", 37, 2150), ("MXFP8", 16, 288), ("MXFP6", 35, 1100), ("MXINT8", 37, 2150)):
         packed = formats.quantize(spread(out, inner), weights)
-        check(backend, spread(rows, inner).to(dtype), packed, "MXFP8", scale_rule="rceil")
+        for activations in ("MXFP8", "MXINT8"):
+            check(backend, spread(rows, inner).to(dtype), packed, activations, scale_rule="rceil")
 
 
 @pytest.mark.parametrize("inner", [1, 31, 32, 33, 63, 64, 95, 96, 97, 127, 128, 129, 255, 1023, 1025])
@@ -83,8 +84,8 @@ def test_every_number_of_rows_is_close_to_the_exact_product(
 def test_no_length_reads_past_a_row(backend: NativeBackend, weights: str, inner: int) -> None:
     """Rows follow each other in memory: a neighbour's bytes read as one's own would show."""
     packed = formats.quantize(spread(5, inner) * torch.tensor([1.0, 1e6, 1.0, 1e6, 1.0])[:, None], weights)
-    for rows in (1, 4, 10):
-        check(backend, spread(rows, inner), packed, "MXFP8")
+    for rows, activations in itertools.product((1, 4, 10), ("MXFP8", "MXINT8")):
+        check(backend, spread(rows, inner), packed, activations)
 
 
 @pytest.mark.parametrize("weights", format_names())
@@ -110,13 +111,16 @@ def test_zero_blocks_and_zero_rows_give_zeros(backend: NativeBackend) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("rows", [1, 3, 70])
-def test_a_broken_block_spoils_its_row_and_no_other(backend: NativeBackend, value: float, rows: int) -> None:
+@pytest.mark.parametrize("activations", ["MXFP8", "MXINT8"])
+def test_a_broken_block_spoils_its_row_and_no_other(
+    backend: NativeBackend, value: float, rows: int, activations: str
+) -> None:
     w, x = torch.randn(8, 70), torch.randn(rows, 70)
     w[2, 69] = value
-    y = check(backend, x, formats.quantize(w, "MXFP4"), "MXFP8")
+    y = check(backend, x, formats.quantize(w, "MXFP4"), activations)
     assert y[:, 2].isnan().all() and not y[:, 3:].isnan().any()
     x[0, 65] = value
-    y = check(backend, x, formats.quantize(torch.randn(8, 70), "MXFP4"), "MXFP8")
+    y = check(backend, x, formats.quantize(torch.randn(8, 70), "MXFP4"), activations)
     assert y[0].isnan().all() and not y[1:].isnan().any()
 
 

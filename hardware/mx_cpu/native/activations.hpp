@@ -17,6 +17,14 @@ MX_INLINE int planes_of(const MxLinear& w, int32_t type) {
   return w.quantised || type == MX_BF16 ? 1 : type == MX_F16 ? 2 : MAX_PLANES;
 }
 
+constexpr int64_t BYTE_ROWS = 4;  // with more activation rows products by bfloat16 are as fast
+
+// Whether linear_vnni.hpp takes these operands.
+MX_INLINE bool multiplies_bytes(const MxLinear& w, int64_t rows) {
+  return rows <= BYTE_ROWS && w.quantised && !w.exact && w.activation_rule.is_integer &&
+         (w.weight_rule.is_integer || w.weight_rule.bits == 4);
+}
+
 // How a linear layer casts its activations.
 struct ActivationRule {
   Rule rule;

@@ -17,7 +17,6 @@
 
 #if defined(__AMX_BF16__)
 // Tiles multiply only: everything else is the level below.
-extern const MxKernels mx_kernels_avx512;
 namespace {
 void below_cast(const MxCast& job) { mx_kernels_avx512.cast(job); }
 void below_decode(const MxDecode& job) { mx_kernels_avx512.decode(job); }

@@ -2,7 +2,8 @@
 //
 // A tile of weights is 16 rows of one decoded block each, as they come out of the decoder; a tile of activations holds
 // pairs of elements by columns (Intel SDM, TDPBF16PS), so activations are transposed once a call. The order of every sum
-// is that of the blocks, whatever the number of rows or threads: a row's result does not depend on its neighbours.
+// is that of the blocks, whatever the number of rows or threads: a row's result does not depend on its neighbours (a row
+// that comes alone is multiplied without tiles, in another order).
 #pragma once
 
 #include <type_traits>
@@ -10,6 +11,8 @@
 #include "activations.hpp"
 #include "linear_exact.hpp"
 #include "weight_blocks.hpp"
+
+extern const MxKernels mx_kernels_avx512;  // the level below
 
 namespace {
 
@@ -332,6 +335,12 @@ void linear_by(const MxLinear& w, const void* x, void* y, const void* bias, int6
 
 void linear_amx(const MxLinear& w, const void* x, void* y, const void* bias, int64_t rows, int32_t type,
                 int32_t bias_type, int32_t threads) {
+  // For a single row 15 of 16 columns would be empty: multiplying from the decoder's registers is faster then, as
+  // measured, than storing decoded blocks for the tiles.
+  if (rows * planes_of(w, type) == 1 || multiplies_bytes(w, rows)) {
+    mx_kernels_avx512.linear(w, x, y, bias, rows, type, bias_type, threads);
+    return;
+  }
   const MxRule& rule = w.weight_rule;
   auto run = w.exact               ? linear_exact
              : rule.bits == 4      ? linear_by<FourBits>

@@ -4,6 +4,7 @@
 #include "activations.hpp"
 #include "bf16_decoders.hpp"
 #include "linear_exact.hpp"
+#include "linear_vnni.hpp"
 
 namespace {
 
@@ -93,6 +94,8 @@ MX_INLINE void direct_unit(const D& d, const uint8_t* p, const uint8_t* s, int64
   }
 }
 
+constexpr int64_t DIRECT_AHEAD = 2048;  // bytes: the processor's own look-ahead leaves the decoder waiting
+
 template <class D, int R, int M>
 void direct(const D& decoder, const uint8_t* p, const uint8_t* s, int64_t row_bytes, int64_t blocks, const uint16_t* x,
             int64_t units, int64_t stride, const __m512i* scale_index, float* out) {
@@ -105,8 +108,12 @@ void direct(const D& decoder, const uint8_t* p, const uint8_t* s, int64_t row_by
   MX_UNROLL for (int i = 0; i < COUNT; ++i) acc[i] = _mm512_setzero_ps();
   const int64_t whole = least(row_bytes / BYTES, blocks / 4);
   int64_t u = 0;
-  for (; u < whole; ++u)
+  for (; u < whole; ++u) {
+    MX_UNROLL for (int r = 0; r < R; ++r)
+      MX_UNROLL for (int64_t line = 0; line < BYTES; line += 64)
+        __builtin_prefetch(p + r * row_bytes + u * BYTES + DIRECT_AHEAD + line);  // does no harm past the end
     direct_unit<D, R, M, false>(d, p + u * BYTES, s + 4 * u, row_bytes, 0, blocks, 0, x + u * UNIT, stride, index, acc);
+  }
   for (; u < units; ++u)
     direct_unit<D, R, M, true>(d, p + u * BYTES, s + 4 * u, row_bytes, row_bytes - u * BYTES, blocks, blocks - 4 * u,
                                x + u * UNIT, stride, index, acc);
@@ -328,11 +335,12 @@ void decode_fast(const MxDecode& d) {
 void linear_fast(const MxLinear& w, const void* x, void* y, const void* bias, int64_t rows, int32_t type,
                  int32_t bias_type, int32_t threads) {
   const MxRule& rule = w.weight_rule;
-  auto run = w.exact               ? linear_exact
-             : rule.bits == 4      ? linear_by<Four>
-             : rule.bits == 6      ? linear_by<Six>
-             : rule.is_integer     ? linear_by<Eight<true>>
-                                   : linear_by<Eight<false>>;
+  const bool bytes = multiplies_bytes(w, rows);
+  auto run = w.exact          ? linear_exact
+             : rule.bits == 4 ? (bytes ? linear_bytes<FourBitBytes> : linear_by<Four>)
+             : rule.bits == 6 ? linear_by<Six>
+             : rule.is_integer ? (bytes ? linear_bytes<IntegerBytes> : linear_by<Eight<true>>)
+                               : linear_by<Eight<false>>;
   run(w, x, y, bias, rows, type, bias_type, threads);
 }
 
