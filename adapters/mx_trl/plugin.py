@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from mx_plugin.hookspecs import RegisterBench, RegisterCommand, RegisterPolicyMeasure, hookimpl
+from mx_plugin.hookspecs import RegisterBench, RegisterCommand, RegisterFactory, RegisterPolicyMeasure, hookimpl
 
 if TYPE_CHECKING:
     from mx_plugin.bench import Bench, Row
@@ -68,8 +68,10 @@ def framework_checks() -> list[Any]:
 
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
-    """``mx-plugin profile``."""
+    """``mx-plugin profile``, ``experiment`` and ``evaluate``."""
     register("profile", _add_profile_arguments, _profile, summary="what each format costs, per layer, phase and role")
+    register("experiment", _add_experiment_arguments, _experiment, summary="train under several policies, and compare")
+    register("evaluate", _add_evaluate_arguments, _evaluate, summary="judge the runs of an experiment, and compare")
 
 
 def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,6 +85,44 @@ def _profile(arguments: argparse.Namespace) -> int:
     from .sensitivity.command import run
 
     return run(arguments)
+
+
+def _add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
+    from .experiments.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _experiment(arguments: argparse.Namespace) -> int:
+    _need_to_load("mx-plugin experiment", "trl")
+    from .experiments.command import run
+
+    return run(arguments)
+
+
+def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    from .evaluation.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    _need_to_load("mx-plugin evaluate")
+    from .evaluation.command import run
+
+    return run(arguments)
+
+
+@hookimpl
+def mx_register_judges(register: RegisterFactory) -> None:
+    """Judges of ``mx-plugin evaluate``."""
+    from . import judge_factories as made
+
+    register("gsm8k", made.gsm8k, summary="1 for the right number, else 0")
+    register("reading_ease", made.reading_ease, summary="Flesch's reading ease")
+    register("rule", made.rule, summary="a reward rule that the runs were not trained on")
+    register("preference", made.preference, summary="a head trained on preference pairs")
+    register("likelihood", made.likelihood, summary="log-probability under another model")
 
 
 @hookimpl
@@ -104,13 +144,12 @@ def _open_measure(arguments: argparse.Namespace) -> AbstractContextManager[Polic
     return opened(arguments)
 
 
-def _need_to_load(what: str) -> None:
-    """Raise PluginError where no model can be loaded."""
+def _need_to_load(what: str, framework: str = "transformers") -> None:
+    """Raise PluginError where no model can be loaded or trained."""
     from mx_plugin.errors import PluginError
 
-    if find_spec("transformers") is None:
-        raise PluginError(f"{what} loads models by transformers, which is not installed: "
-                          "pip install 'mx-plugin[trl]'")  # fmt: skip
+    if find_spec(framework) is None:
+        raise PluginError(f"{what} needs {framework}, which is not installed: pip install 'mx-plugin[trl]'")
 
 
 @hookimpl

@@ -46,7 +46,7 @@ def load_policy(
             ``max_cost`` that is missing, or given to a policy that takes none.
         MatrixError: the matrix cannot be read.
     """
-    policy = name_or_path if isinstance(name_or_path, PrecisionPolicy) else _find(name_or_path)
+    policy = name_or_path if isinstance(name_or_path, PrecisionPolicy) else find_policy(name_or_path)
     if activations is not None:
         policy = replace(policy, activations=activations)
     if scale_rule is not None:
@@ -69,7 +69,12 @@ def load_policy(
     return PrecisionPolicy.from_matrix(as_matrix(sensitivity_matrix), max_cost, base=policy)
 
 
-def _find(name_or_path: str | Path) -> PrecisionPolicy:
+def find_policy(name_or_path: str | Path) -> PrecisionPolicy:
+    """A policy as it is written: one that needs a matrix has no rules yet.
+
+    Raises:
+        PolicyError: no such policy, or a file that cannot be read.
+    """
     if isinstance(name_or_path, str):
         by_name = {name.casefold(): name for name in builtin_names()}
         name = by_name.get(name_or_path.strip().casefold())

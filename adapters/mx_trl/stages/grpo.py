@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
@@ -15,10 +14,11 @@ from mx_plugin.config import MXConfig
 from ..errors import StageError
 from ..models import load_scorer, load_tokenizer
 from .arguments import GRPOScriptArguments
+from .built import BuiltStage
 from .preparation import Prepared, loading_options, prepare
 from .progress import show_reward
 from .reward_choice import choose_reward
-from .summary import StageSummary, summarise
+from .summary import StageSummary
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -36,10 +36,24 @@ def run_grpo(
     *,
     run_dir: str | None = None,
 ) -> StageSummary:
-    """Train with GRPO and return how it went. ``script_args.no_mx`` leaves MXCallback out.
+    """Train with GRPO and return how it went; see :func:`build_grpo`."""
+    return build_grpo(script_args, training_args, model_args, mx_config, run_dir=run_dir).train()
+
+
+def build_grpo(
+    script_args: GRPOScriptArguments,
+    training_args: GRPOConfig,
+    model_args: ModelConfig,
+    mx_config: MXConfig | None = None,
+    *,
+    run_dir: str | None = None,
+    embedded_dir: str | None = None,
+) -> BuiltStage:
+    """GRPO, ready to train. ``script_args.no_mx`` leaves MXCallback out.
 
     Args:
-        run_dir: where run folders and the embedded model go; default ``training_args.output_dir``.
+        run_dir: where run folders go; default ``training_args.output_dir``.
+        embedded_dir: where the embedded model is, or is made; default ``<run_dir>/embedded``.
 
     Raises:
         StageError: model, reward, prompts and settings that do not fit; see the message.
@@ -50,7 +64,7 @@ def run_grpo(
         script_args,
         model_args,
         response_length=training_args.max_completion_length,
-        run_dir=run_dir,
+        embedded_dir=embedded_dir or f"{run_dir}/embedded",
     )
     _choose_end_token(script_args, prepared)
     reward, reward_tokenizer = _reward(script_args, model_args, prepared)
@@ -68,11 +82,7 @@ def run_grpo(
         callbacks=None if callback is None else [callback],
     )
     show_reward(trainer)
-    began = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - began
-    policy = "none" if callback is None else callback.config.policy
-    return summarise("GRPO", policy, trainer, seconds, REWARD_KEY, callback)
+    return BuiltStage("GRPO", trainer, callback, REWARD_KEY, prepared.policy_path)
 
 
 def _mx_callback(config: MXConfig | None, run_dir: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +17,11 @@ from ..errors import StageError
 from ..models import load_scorer, load_tokenizer, plain_generation
 from ..rewards import RuleReward
 from .arguments import PPOScriptArguments
+from .built import BuiltStage
 from .preparation import Prepared, loading_options, prepare
 from .progress import show_reward
 from .reward_choice import choose_reward
-from .summary import StageSummary, summarise
+from .summary import StageSummary
 
 if TYPE_CHECKING:
     from trl.experimental.ppo import PPOConfig
@@ -52,13 +52,27 @@ def run_ppo(
     *,
     run_dir: str | None = None,
 ) -> StageSummary:
-    """Train with PPO and return how it went. ``script_args.no_mx`` leaves MXCallback out.
+    """Train with PPO and return how it went; see :func:`build_ppo`."""
+    return build_ppo(script_args, training_args, model_args, mx_config, run_dir=run_dir).train()
+
+
+def build_ppo(
+    script_args: PPOScriptArguments,
+    training_args: PPOConfig,
+    model_args: ModelConfig,
+    mx_config: MXConfig | None = None,
+    *,
+    run_dir: str | None = None,
+    embedded_dir: str | None = None,
+) -> BuiltStage:
+    """PPO, ready to train. ``script_args.no_mx`` leaves MXCallback out.
 
     ``training_args.max_steps``, which PPOTrainer itself ignores, sets the number of PPO steps when
     ``total_episodes`` is not given.
 
     Args:
-        run_dir: where run folders and the embedded model go; default ``training_args.output_dir``.
+        run_dir: where run folders go; default ``training_args.output_dir``.
+        embedded_dir: where the embedded model is, or is made; default ``<run_dir>/embedded``.
 
     Raises:
         StageError: model, reward, prompts and settings that do not fit; see the message.
@@ -70,7 +84,7 @@ def run_ppo(
         script_args,
         model_args,
         response_length=training_args.response_length,
-        run_dir=run_dir,
+        embedded_dir=embedded_dir or f"{run_dir}/embedded",
         policy_path=_changed(training_args, "sft_model_path"),
     )
     reward, value = _reward_and_value(script_args, training_args, model_args, prepared)
@@ -92,11 +106,7 @@ def run_ppo(
     )
     plain_generation(trainer.policy_model, prepared.tokenizer, ends)
     show_reward(trainer)
-    began = time.perf_counter()
-    trainer.train()
-    seconds = time.perf_counter() - began
-    policy = "none" if callback is None else callback.config.policy
-    return summarise("PPO", policy, trainer, seconds, REWARD_KEY, callback)
+    return BuiltStage("PPO", trainer, callback, REWARD_KEY, prepared.policy_path)
 
 
 def _mx_callback(config: MXConfig | None, run_dir: str) -> Any:

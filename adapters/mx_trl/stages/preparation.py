@@ -59,14 +59,14 @@ def prepare(
     model_args: ModelConfig,
     *,
     response_length: int,
-    run_dir: str,
+    embedded_dir: str,
     policy_path: str | None = None,
 ) -> Prepared:
     """Load or make the policy, its tokenizer and the prompts, and check them against each other.
 
     Args:
         policy_path: folder or hub id; None takes ``model_args.model_name_or_path``, and without that the
-            embedded model, made in ``<run_dir>/embedded``.
+            embedded model, made in ``embedded_dir``.
 
     Raises:
         StageError: no prompts, something cannot be loaded, or prompt and response exceed the model's context.
@@ -76,7 +76,7 @@ def prepare(
     if path is not None and script.dataset_name is None:
         raise StageError(f"no prompts for {path}: give --dataset_name, a hub id, folder, .jsonl or .jsonl.gz")
     if path is None or script.reward == "embedded":
-        embedded = _embedded(Path(run_dir) / "embedded")
+        embedded = _embedded(Path(embedded_dir))
     path = path or str(embedded.policy)  # type: ignore[union-attr]
     options = loading_options(model_args)
     tokenizer = load_tokenizer(path, revision=options["revision"], trust_remote_code=options["trust_remote_code"])

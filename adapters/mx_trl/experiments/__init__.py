@@ -1,0 +1,1 @@
+"""Experiments on TRL's stages: what ``mx-plugin experiment`` runs, one process per policy, control and seed."""

@@ -1,0 +1,59 @@
+"""The command line of ``mx-plugin experiment``. Imports neither torch nor a framework."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+EPILOG = """\
+Anything after -- overrides the recipe, e.g.  -- --learning_rate 1e-5 --response_length 32
+Start the same command again to continue: finished runs are not made again.
+"""
+
+_WHAT: dict[str, dict[str, Any]] = {
+    "--policies": {
+        "nargs": "+",
+        "metavar": "P",
+        "help": "built-in names, YAML files, or NAME=FILE; none: controls alone (default: A C)",
+    },
+    "--policy": {"metavar": "P", "help": "one policy; the same as --policies P"},
+    "--seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "every policy under each (default: 1)"},
+    "--seed": {"type": int, "metavar": "N", "help": "one seed; the same as --seeds N"},
+    "--num_steps": {"type": int, "metavar": "N", "help": "training steps of each run (default: the recipe's)"},
+    "--matrix": {"metavar": "CSV", "help": "sensitivity matrix for D, from mx-plugin profile"},
+    "--max_cost": {
+        "nargs": "+",
+        "metavar": "COST",
+        "help": "for D: the narrowest format of at most this cost; one number, or PHASE=COST or PHASE/ROLE=COST ...",
+    },
+}
+
+_RECIPE: dict[str, dict[str, Any]] = {
+    "--config": {"metavar": "YAML", "help": "the stage's recipe (default: the embedded small model, no network)"},
+    "--stage": {"choices": ("ppo", "grpo"), "help": "default: ppo where the installed TRL has it"},
+    "--baseline": {"default": "A", "metavar": "NAME", "help": "what the others are compared with (default: A)"},
+}
+
+_RUN: dict[str, dict[str, Any]] = {
+    "--output": {"required": True, "metavar": "FOLDER", "help": "results folder, new or to be continued"},
+    "--add": {"action": "store_true", "help": "add these runs to the plan that the folder holds"},
+    "--jobs": {"type": int, "default": 1, "metavar": "N", "help": "runs at a time (default: 1)"},
+    "--threads": {"type": int, "metavar": "N", "help": "of each run (default: the cores, divided by --jobs)"},
+    "--keep_models": {
+        "choices": ("all", "none"),
+        "default": "all",
+        "help": "none removes final models once they are evaluated (default: all)",
+    },
+    "--no_evaluate": {"action": "store_true", "help": "train only"},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    for title, options in {"what is compared": _WHAT, "on which recipe": _RECIPE, "how, and where to": _RUN}.items():
+        group = parser.add_argument_group(title)
+        for name, settings in options.items():
+            group.add_argument(name, **settings)
+    parser.add_argument("overrides", nargs="*", metavar="-- OPTION", help="options of the stage")

@@ -1,0 +1,69 @@
+"""From the command line to what is asked for: policies, seeds, limits. Imports no framework."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+
+from mx_plugin.experiments.errors import ExperimentError
+
+NONE = "none"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The words of a command line, checked for themselves. ``seeds`` is empty where none was named."""
+
+    policies: tuple[str, ...]
+    seeds: tuple[int, ...]
+    max_cost: float | dict[str, float] | None
+    threads: int | None
+
+
+def read_request(arguments: argparse.Namespace) -> Request:
+    """Check what can be checked without a model.
+
+    Raises:
+        ExperimentError: two ways of saying the same thing, or numbers that cannot be.
+    """
+    policies = _either(arguments, "policies", "policy") or ["A", "C"]
+    if NONE in policies:
+        if len(policies) > 1:
+            raise ExperimentError(f"--policies {' '.join(policies)}: none stands alone")
+        policies = []
+    seeds = _either(arguments, "seeds", "seed")
+    if len(set(seeds)) < len(seeds) or any(not 0 <= seed < 2**31 for seed in seeds):
+        raise ExperimentError(f"--seeds {' '.join(map(str, seeds))}: give different whole numbers of 0 or more")
+    for name in ("num_steps", "jobs", "threads"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise ExperimentError(f"--{name} {value}: give 1 or more")
+    return Request(tuple(policies), tuple(seeds), _max_cost(arguments.max_cost), arguments.threads)
+
+
+def default_threads(jobs: int, embedded: bool) -> int:
+    """Cores for each run. The embedded model's layers are so small that a second thread makes them slower."""
+    if embedded:
+        return 1
+    return max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
+
+
+def _either(arguments: argparse.Namespace, many: str, one: str) -> list:  # type: ignore[type-arg]
+    several, single = getattr(arguments, many), getattr(arguments, one)
+    if several is not None and single is not None:
+        raise ExperimentError(f"--{many} and --{one} say the same thing: give one of them")
+    return list(several) if several is not None else [] if single is None else [single]
+
+
+def _max_cost(texts: list[str] | None) -> float | dict[str, float] | None:
+    if texts is None:
+        return None
+    try:
+        if len(texts) == 1 and "=" not in texts[0]:
+            return float(texts[0])
+        return {scope: float(cost) for scope, cost in (text.split("=") for text in texts)}
+    except ValueError as error:
+        raise ExperimentError(
+            f"--max_cost {' '.join(texts)}: give one number, or PHASE=NUMBER ..., e.g. rollout=0.02 gradient=0.1"
+        ) from error
