@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..precision import SensitivityMatrix
     from ..precision.search import Allowed, parse_budgets, search
 
-    matrix = SensitivityMatrix.read(arguments.matrix, _metrics(arguments.metric))
+    matrix = SensitivityMatrix.read(arguments.matrix, chosen_metrics(arguments.metric))
     budgets = parse_budgets(arguments.budget)
     with ExitStack() as stack:
         backend = stack.enter_context(closing(get_backend(arguments.backend)))
@@ -101,7 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _metrics(texts: list[str]) -> str | dict[str, str] | None:
+def chosen_metrics(texts: list[str]) -> str | dict[str, str] | None:
     """One metric for all, or by ``phase`` or ``phase/role``."""
     if len(texts) == 1 and "=" not in texts[0]:
         return texts[0]

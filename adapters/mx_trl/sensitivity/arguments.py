@@ -54,6 +54,7 @@ _DATA: dict[str, dict[str, Any]] = {
 
 _RUN: dict[str, dict[str, Any]] = {
     "--output": {"default": "sensitivity_matrix.csv", "help": "CSV; a JSON file is written beside it"},
+    "--heatmap": {"metavar": "FILE", "help": "draw layer x phase too: a .svg, or an .html page"},
     "--resume": {"action": "store_true", "help": "continue where a killed run stopped"},
     "--batch_size": {"type": int, "default": 8, "help": "sequences in a pass (default: 8)"},
     "--dtype": {"default": "float32", "help": "of the models: float32 (default), bfloat16 or float16"},

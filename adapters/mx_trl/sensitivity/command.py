@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from mx_plugin.report.heatmap import check_path, write_heatmap
 from mx_plugin.sensitivity import Batch, TextBar, profile, summary
 
 from ..errors import StageError
@@ -88,6 +89,8 @@ def run(arguments: argparse.Namespace) -> int:
         progress=TextBar(sys.stderr),
     )
     print(summary(found, arguments.top))
+    if arguments.heatmap is not None:
+        write_heatmap(arguments.heatmap, found.matrix())
     print(f"\n{arguments.output}: {len(found.rows)} costs, in {time.perf_counter() - began:.0f} s")
     return 0
 
@@ -110,6 +113,8 @@ def check(arguments: argparse.Namespace) -> None:
         raise StageError("--pairs are compared by a reward model: give --reward_model")
     if not hasattr(torch, arguments.dtype) or arguments.dtype not in ("float32", "bfloat16", "float16"):
         raise StageError(f"--dtype {arguments.dtype}: give float32, bfloat16 or float16")
+    if arguments.heatmap is not None:
+        check_path(arguments.heatmap)  # before an hour of work, not after
 
 
 def _device(name: str) -> torch.device:
