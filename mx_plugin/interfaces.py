@@ -234,6 +234,13 @@ class Backend(ABC):
         """Plain data for config.json: options, the device, what went wrong. Asked at the start and at the end."""
         return {"backend": self.name}
 
+    def conclusion(self) -> str:
+        """A line below a run's closing table: what its user must know, such as how many results differed.
+
+        Asked once, at the end, before ``close``; empty where there is nothing to say.
+        """
+        return ""
+
     def close(self) -> None:
         """Release everything; idempotent."""
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
+from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
 import pluggy
@@ -69,6 +70,13 @@ class PluginHost:
                 self.records.clear()
                 self._manager = _new_manager()
                 raise
+
+    def packages(self) -> list[str]:
+        """Top-level packages of the plugins loaded so far; loads none."""
+        with self.lock:
+            plugins = [record.plugin for record in self.records if record.plugin is not None]
+        modules = [plugin.__name__ if isinstance(plugin, ModuleType) else plugin.__module__ for plugin in plugins]
+        return sorted({module.partition(".")[0] for module in modules})
 
     def _load_one(self, candidate: Candidate) -> None:
         point, record = candidate.entry_point, candidate.record

@@ -132,6 +132,11 @@ def plugin_report() -> list[PluginRecord]:
     return list(_host().records)
 
 
+def packages() -> list[str]:
+    """Top-level packages of the plugins loaded so far; loads none. Their loggers belong to a run."""
+    return _host().packages()
+
+
 # ---------------------------------------------------------------------------- registries
 
 

@@ -43,6 +43,8 @@ class Books:
         """Training steps completed."""
         self.rows: list[EnergyRow] = []
         self.rewards: list[float] = []
+        self.conclusions: list[str] = []
+        """What backends have to say of the run, once it is over."""
         self._warned: set[str] = set()
 
     def _make_meters(self) -> list[Meter]:
@@ -180,6 +182,7 @@ class Books:
             self.open_folder(0).write_energy(self.rows)
         self.write_config()
         self._tell_of_unbooked_work()
+        self._conclude()
         log.info("\n%s", self.summary())
 
     def _tell_of_unbooked_work(self) -> None:
@@ -190,11 +193,18 @@ class Books:
                 "missing from energy.csv: %s", ", ".join(places[:8]) + (" ..." if len(places) > 8 else ""),
             )  # fmt: skip
 
+    def _conclude(self) -> None:
+        told = ((backend.name, backend.conclusion()) for backend in self.session.engine.backends.all())
+        self.conclusions = [f"{name}: {conclusion}" for name, conclusion in told if conclusion]
+
     def abandon(self, error: BaseException) -> None:
         """``train()`` raised: keep what was booked, and let nothing of ours hide the error."""
         try:
             self._book(self.ledger.stop(self.step + 1))
             self.write_config()
+            self._conclude()
+            for conclusion in self.conclusions:
+                log.info("%s", conclusion)
         except Exception:
             log.exception("the books could not be completed after an error in training")
         log.warning("training ended after step %d with %s: %s", self.step, type(error).__name__, error)
@@ -215,9 +225,9 @@ class Books:
             self.folder.close()
 
     def summary(self) -> str:
-        """The closing table."""
+        """The closing table, and what backends have to say."""
         reward = (self.rewards[0], self.rewards[-1]) if self.rewards else None
-        return closing_table(self.rows, self.ledger.reasons, reward)
+        return "\n".join((closing_table(self.rows, self.ledger.reasons, reward), *self.conclusions))
 
 
 def _unquantised_dtypes(layers: Any) -> list[str]:

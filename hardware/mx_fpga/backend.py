@@ -284,6 +284,16 @@ class OffloadBackend(EmulateBackend):
         """Plain data for config.json: the mode, the board, the link's statistics, and why the board was given up."""
         return {**super().describe(), **self.board.describe(), "emulated_calls": self._emulated_calls}
 
+    def conclusion(self) -> str:
+        """How many products the board multiplied, how many the host did, and why."""
+        board = self.board.opened
+        gave_up = self.board.gave_up
+        on_board = f"the board was given up: {gave_up}" if gave_up else "the board was not needed"
+        if board is not None:
+            done = board.traffic
+            on_board = f"board {board.name} multiplied {done.runs} times, {done.tokens} tokens"
+        return f"{on_board}; the host, with the same bits, {self._emulated_calls} times"
+
     def close(self) -> None:
         """Close the board too; idempotent."""
         super().close()

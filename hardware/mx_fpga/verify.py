@@ -100,6 +100,7 @@ class VerifyBackend(Backend):
         self._lock = threading.RLock()
         self._told: set[str] = set()
         self._shown = 0
+        self._closed = False
 
     # ------------------------------------------------------------------ the executing backend's
 
@@ -313,17 +314,22 @@ class VerifyBackend(Backend):
             **self.board.describe(),
         }
 
+    def conclusion(self) -> str:
+        """What was mirrored, and what differed."""
+        found = self.findings
+        text = (
+            f"verify: {found.mirrored_calls} calls ({found.mirrored_tokens} tokens) mirrored; board and emulate differ "
+            f"in {found.board_mismatches} of {found.board_elements} elements, backend {self._executor.name} leaves its "
+            f"bound in {found.executor_mismatches} of {found.executor_elements}"
+        )
+        return f"{text}; the board was given up: {self.board.gave_up}" if self.board.gave_up else text
+
     def close(self) -> None:
         """Say what was found, and close both; idempotent."""
-        if self.findings.mirrored_calls and not self.board._closed:
+        if self.findings.mirrored_calls and not self._closed:
             found = self.findings
             level = logging.WARNING if found.board_mismatches or found.executor_mismatches else logging.INFO
-            log.log(
-                level,
-                "verify: %d calls (%d tokens) mirrored; board and emulate differ in %d of %d elements, backend %s "
-                "leaves its bound in %d of %d",
-                found.mirrored_calls, found.mirrored_tokens, found.board_mismatches, found.board_elements,
-                self._executor.name, found.executor_mismatches, found.executor_elements,
-            )  # fmt: skip
+            log.log(level, "%s", self.conclusion())
+        self._closed = True
         self.board.close()
         self._executor.close()

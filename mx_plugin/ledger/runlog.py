@@ -1,13 +1,14 @@
-"""training_log.txt: what the project's loggers say during a run, as timestamped lines."""
+"""training_log.txt: what the project's loggers and those of its plugins say during a run, as timestamped lines."""
 
 from __future__ import annotations
 
 import logging
 
+from .. import plugins
 from .writers import RecordFile
 
 LOGGERS = ("mx_plugin", "mx_trl")
-"""Loggers whose messages of level INFO and above belong to a run."""
+"""Loggers whose messages of level INFO and above belong to a run, beside those of every loaded plugin's package."""
 
 
 class RunLog(logging.Handler):
@@ -21,7 +22,7 @@ class RunLog(logging.Handler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._file = file
         self._attached: dict[logging.Logger, int] = {}
-        for name in LOGGERS:
+        for name in sorted({*LOGGERS, *plugins.packages()}):
             logger = logging.getLogger(name)
             self._attached[logger] = logger.level
             if logger.level == logging.NOTSET:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from mx_plugin import plugins
 from mx_plugin.errors import LedgerError
 from mx_plugin.ledger import COLUMNS, METRICS, EnergyRow, RunFolder
 
@@ -128,6 +129,27 @@ def test_what_the_projects_loggers_say_stands_in_the_training_log_with_a_time(tm
         "mx_plugin.run: by hand",
     ]
     assert all(line[:4].isdigit() for line in lines)
+
+
+def test_what_a_plugins_loggers_say_stands_there_too(tmp_path):
+    """Also that of a plugin which is no module, by the package of its class."""
+
+    class Acme:
+        __module__ = "acme.plugin"
+        MX_PLUGIN_INTERFACE = (1, 0)
+
+    plugins.register(Acme(), "acme")
+    try:
+        folder = RunFolder(tmp_path, "C")
+        logging.getLogger("acme.board").info("the board was given up")
+        logging.getLogger("mx_cpu.library").warning("no AVX")
+        folder.close()
+    finally:
+        plugins.reset()
+    logging.getLogger("acme.board").warning("after the run")
+    text = (folder.path / "training_log.txt").read_text()
+    assert "INFO acme.board: the board was given up" in text and "WARNING mx_cpu.library: no AVX" in text
+    assert "after the run" not in text and logging.getLogger("acme").level == logging.NOTSET
     assert logging.getLogger("mx_trl").level == logging.NOTSET
 
 
