@@ -84,6 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..precision.search import Allowed, parse_budgets, search
 
     matrix = SensitivityMatrix.read(arguments.matrix, chosen_metrics(arguments.metric))
+    _refuse_what_does_not_add_up(matrix)
     budgets = parse_budgets(arguments.budget)
     with ExitStack() as stack:
         backend = stack.enter_context(closing(get_backend(arguments.backend)))
@@ -102,7 +103,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def chosen_metrics(texts: list[str]) -> str | dict[str, str] | None:
-    """One metric for all, or by ``phase`` or ``phase/role``."""
+    """One metric for all, or by ``phase`` or ``phase/role``.
+
+    Raises:
+        PolicyError: a text that is not PHASE=METRIC.
+    """
     if len(texts) == 1 and "=" not in texts[0]:
         return texts[0]
     chosen: dict[str, str] = {}
@@ -112,6 +117,16 @@ def chosen_metrics(texts: list[str]) -> str | dict[str, str] | None:
             raise PolicyError(f"--metric {text!r}: several are given, so write PHASE=METRIC, e.g. rollout=kl")
         chosen[scope.replace(".", "/")] = metric
     return chosen or None
+
+
+def _refuse_what_does_not_add_up(matrix: SensitivityMatrix) -> None:
+    """Raises PolicyError for costs of all layers but one: they fall where a layer is sensitive."""
+    for row in matrix.rows:
+        if row.metric.endswith("_all_but"):
+            raise PolicyError(
+                f"{row.metric} is what is left when one layer is spared, so that no sum of it is a policy's cost; "
+                f"search by {row.metric.removesuffix('_all_but')}, and draw {row.metric} with mx-plugin policy heatmap"
+            )
 
 
 def _objective(arguments: argparse.Namespace, backend: Backend) -> Objective:

@@ -216,3 +216,10 @@ def test_a_matrix_that_mixes_metrics_needs_a_choice(tmp_path: Path, capsys: Capt
     assert (
         search("--matrix", str(path), "--budget", "rollout=1", "--metric", "two", "--budget", "rollout.policy=0.5") == 0
     )
+
+
+def test_costs_of_all_layers_but_one_are_not_added_up(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text("layer,phase,role,format,cost,metric,unit\nh.0.up,rollout,policy,MXFP4,0.1,kl_all_but,nats/token\n")
+    assert search("--matrix", str(path), "--budget", "rollout=1", "--metric", "kl_all_but") == 2
+    assert "kl_all_but is what is left when one layer is spared" in capsys.readouterr().err
