@@ -21,7 +21,7 @@ from mx_plugin.formats import MXTensor
 
 from . import layout, protocol
 from .elements import BLOCK, format_number
-from .errors import BoardError, LinkReopened, Refused
+from .errors import BoardError, LinkError, LinkReopened, Refused
 from .layout import Geometry
 from .link import Link
 from .memory import Memory, Place
@@ -73,7 +73,7 @@ class Board:
         self._lock = threading.RLock()
         self._tag = 0
         try:
-            self.hello = self._say_hello()
+            self.hello = self._first_hello()
             self.geometry = Geometry.of(self.hello)
             self._check_geometry()
             self.memory = Memory(self.hello)
@@ -306,6 +306,15 @@ class Board:
         self.close()
 
     # ------------------------------------------------------------------ getting to know each other
+
+    def _first_hello(self) -> Hello:
+        try:
+            return self._say_hello()
+        except LinkReopened as error:  # a server of one host at a time turns others away so
+            raise LinkError(
+                f"{self.link.url} closes every connection: another program may be using this board (close that one), "
+                "or the cable is loose"
+            ) from error
 
     def _say_hello(self) -> Hello:
         self.link.credits = 1
