@@ -28,7 +28,7 @@ COMPILERS = ("c++", "g++", "clang++")
 
 FLAGS = (
     *("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-ffp-contract=off", "-fwrapv"),
-    *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized"),
+    *("-Wall", "-Wextra", "-Wno-psabi", "-Wno-maybe-uninitialized", "-Wno-unknown-warning-option"),
 )
 """No fused or reordered arithmetic: casts must have the reference's bits."""
 

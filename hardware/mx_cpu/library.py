@@ -138,7 +138,11 @@ class Linear(Structure):
 
 
 class Library:
-    """The loaded library. ``cast``, ``decode`` and ``linear`` take addresses; nothing is checked there."""
+    """The loaded library. ``cast``, ``decode`` and ``linear`` take addresses; nothing is checked there.
+
+    They raise MemoryError where there is no memory for their work space: what they should have written is then
+    undefined, and nothing else has changed.
+    """
 
     def __init__(self, path: Path) -> None:
         dll = ctypes.CDLL(str(path))
@@ -147,10 +151,10 @@ class Library:
         dll.mx_sizes.restype = c_int64
         self._dll = dll
         self._check(path)
-        self.cast: Callable[[Cast], None] = _function(dll.mx_cast, POINTER(Cast))
-        self.decode: Callable[[Decode], None] = _function(dll.mx_decode, POINTER(Decode))
+        self.cast: Callable[[Cast], None] = _kernel(dll.mx_cast, POINTER(Cast))
+        self.decode: Callable[[Decode], None] = _kernel(dll.mx_decode, POINTER(Decode))
         numbers = (c_int64, c_int32, c_int32, c_int32)
-        self.linear: Callable[..., None] = _function(dll.mx_linear, *[c_void_p] * 4, *numbers)
+        self.linear: Callable[..., None] = _kernel(dll.mx_linear, *[c_void_p] * 4, *numbers)
         self._special = dll.mx_has_special
         self._special.argtypes = [POINTER(Rule), c_void_p, c_int64]
         self.pool = _torch_pool()
@@ -202,6 +206,19 @@ def _function(function: Any, *arguments: Any) -> Any:
     function.argtypes = list(arguments)
     function.restype = None
     return function
+
+
+def _kernel(function: Any, *arguments: Any) -> Any:
+    function.argtypes = list(arguments)
+    function.restype = _done
+    return function
+
+
+def _done(status: int) -> None:
+    if status:
+        raise MemoryError(
+            "the native kernels found no memory for their work space: use a smaller batch or fewer threads"
+        )
 
 
 def _torch_pool() -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -91,3 +92,15 @@ def test_an_out_of_date_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     library.library.cache_clear()
     with pytest.raises(NativeUnavailable, match="rebuild"):
         library.library()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", build.COMPILERS)
+def test_every_compiler_that_is_looked_for_builds_kernels_that_pass(compiler: str, tmp_path: Path) -> None:
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed (on Debian: apt-get install g++ clang)")
+    made = tmp_path / "libmx_cpu.so"
+    environment = {**os.environ, "CXX": compiler, library.LIBRARY_VARIABLE: str(made)}
+    subprocess.run([sys.executable, "-m", "mx_cpu.build", str(made)], env=environment, check=True)
+    files = [str(Path(__file__).with_name(f"test_native_{name}.py")) for name in ("linear", "casts")]
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", "not slow", *files], env=environment, check=True)

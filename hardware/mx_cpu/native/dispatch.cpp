@@ -2,7 +2,11 @@
 #include "types.hpp"
 
 #include <cstring>
+#include <new>
 
+#if defined(MX_X86)
+#include <cpuid.h>
+#endif
 #if defined(MX_X86) && defined(__linux__)
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -41,17 +45,30 @@ bool tiles_granted() {
 }
 #endif
 
+#if defined(MX_X86)
+// What compilers name differently, or not at all, in __builtin_cpu_supports (Intel SDM, CPUID).
+bool has_f16c() {
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && c >> 29 & 1;
+}
+
+bool has_bfloat16_tiles() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && d >> 22 & 1 && d >> 24 & 1;
+}
+#endif
+
 bool runs(int level) {
 #if defined(MX_X86)
   __builtin_cpu_init();
-  if (level == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (level == 1) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   if (level == 2)
     return runs(1) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
            __builtin_cpu_supports("avx512bf16");
   if (level == 3) {
-    static const bool granted = runs(2) && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") && tiles_granted();
+    static const bool granted = runs(2) && has_bfloat16_tiles() && tiles_granted();
     return granted;
   }
 #endif
@@ -65,6 +82,18 @@ int best() {
 }
 
 int chosen = best();
+
+constexpr int DONE = 0, OUT_OF_MEMORY = 1;
+
+template <class F>
+int status_of(F run) {
+  try {
+    run();
+    return DONE;
+  } catch (const std::bad_alloc&) {
+    return OUT_OF_MEMORY;
+  }
+}
 
 }  // namespace
 
@@ -85,14 +114,19 @@ MX_EXPORT int mx_set_level(const char* name) {
   return 1;
 }
 
-MX_EXPORT void mx_cast(const MxCast* job) { LEVELS[chosen]->cast(*job); }
+// Kernels return 0, or 1 when there was no memory: the result is then undefined, and nothing else has changed.
+MX_EXPORT int mx_cast(const MxCast* job) {
+  return status_of([&] { LEVELS[chosen]->cast(*job); });
+}
 
-MX_EXPORT void mx_decode(const MxDecode* job) { LEVELS[chosen]->decode(*job); }
+MX_EXPORT int mx_decode(const MxDecode* job) {
+  return status_of([&] { LEVELS[chosen]->decode(*job); });
+}
 
 // y (rows, out) = q(x) (rows, in) W^T + bias, in x's type; bias may be null.
-MX_EXPORT void mx_linear(const MxLinear* weight, const void* x, void* y, const void* bias, int64_t rows, int32_t type,
-                         int32_t bias_type, int32_t threads) {
-  LEVELS[chosen]->linear(*weight, x, y, bias, rows, type, bias_type, threads);
+MX_EXPORT int mx_linear(const MxLinear* weight, const void* x, void* y, const void* bias, int64_t rows, int32_t type,
+                        int32_t bias_type, int32_t threads) {
+  return status_of([&] { LEVELS[chosen]->linear(*weight, x, y, bias, rows, type, bias_type, threads); });
 }
 
 // Whether any of `count` 8-bit codes is one that no cast makes: NaN, infinity, or INT8's -2.

@@ -2,6 +2,8 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -19,6 +21,7 @@ struct Job {
   int64_t count = 0;
   MxItem item = nullptr;
   void* context = nullptr;
+  std::atomic<bool> out_of_memory{false};
 };
 
 // Gradual underflow and round to nearest, whatever the caller has set (torch.set_flush_denormal).
@@ -36,7 +39,12 @@ class DefaultRounding {
 void take(void* data) {
   Job& job = *static_cast<Job*>(data);
   DefaultRounding rounding;
-  for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.item(job.context, i);
+  try {
+    for (int64_t i; (i = job.next.fetch_add(1, std::memory_order_relaxed)) < job.count;) job.item(job.context, i);
+  } catch (const std::bad_alloc&) {  // may not leave a thread of the pool
+    job.out_of_memory = true;
+    job.next = job.count;
+  }
 #if defined(__x86_64__)
   _mm_sfence();  // streaming stores are ordered by nothing else
 #endif
@@ -67,10 +75,14 @@ void mx_parallel(int64_t count, int32_t threads, MxItem item, void* context) {
     gomp_parallel(take, &job, static_cast<unsigned>(threads), 0);
   } else {
     std::vector<std::thread> others;
-    for (int32_t t = 1; t < threads; ++t) others.emplace_back(take, &job);
+    try {
+      for (int32_t t = 1; t < threads; ++t) others.emplace_back(take, &job);
+    } catch (const std::system_error&) {  // fewer threads do the same work
+    }
     take(&job);
     for (auto& other : others) other.join();
   }
+  if (job.out_of_memory) throw std::bad_alloc();
 }
 
 void* mx_scratch(int slot, int64_t bytes) {
@@ -79,6 +91,7 @@ void* mx_scratch(int slot, int64_t bytes) {
     const int64_t size = (bytes + bytes / 4 + 4095) / 4096 * 4096;
     buffers.data[slot] = std::aligned_alloc(64, static_cast<size_t>(size));
     buffers.size[slot] = buffers.data[slot] ? size : 0;
+    if (!buffers.data[slot]) throw std::bad_alloc();
   }
   return buffers.data[slot];
 }

@@ -6,11 +6,11 @@
 
 using MxItem = void (*)(void* context, int64_t item);
 
-// Calls item(context, i) for every i in 0 .. count-1 on up to `threads` threads.
+// Calls item(context, i) for every i in 0 .. count-1 on up to `threads` threads. Throws std::bad_alloc if one did.
 void mx_parallel(int64_t count, int32_t threads, MxItem item, void* context);
 
 // Memory of the calling thread that outlives the call, 64-byte aligned; `slot` tells buffers apart. Its content is
-// lost when the same slot is asked for again on the same thread. Null when there is no memory left.
+// lost when the same slot is asked for again on the same thread. Throws std::bad_alloc.
 void* mx_scratch(int slot, int64_t bytes);
 
 template <class F>
