@@ -10,9 +10,15 @@ from .hookspecs import RegisterCommand, RegisterFactory, hookimpl
 if TYPE_CHECKING:
     from .check import Check
     from .execution.layer_types import LayerType
-    from .interfaces import Meter
+    from .interfaces import Backend, Meter
 
 MX_PLUGIN_INTERFACE = (1, 0)
+
+
+@hookimpl
+def mx_register_backends(register: RegisterFactory) -> None:
+    """``noise``, the control that puts noise in the place of rounding."""
+    register("noise", _noise, summary="a control: noise of the size of another backend's rounding, unquantised")
 
 
 @hookimpl
@@ -43,12 +49,19 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
 
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
-    """plugins, doctor, policy."""
-    from .cli import doctor, plugins_command, policy_command
+    """plugins, doctor, policy, report."""
+    from .cli import doctor, plugins_command, policy_command, report_command
 
     register("plugins", plugins_command.add_arguments, plugins_command.run, summary=plugins_command.SUMMARY)
     register("doctor", doctor.add_arguments, doctor.run, summary=doctor.SUMMARY)
     register("policy", policy_command.add_arguments, policy_command.run, summary=policy_command.SUMMARY)
+    register("report", report_command.add_arguments, report_command.run, summary=report_command.SUMMARY)
+
+
+def _noise(**options: Any) -> Backend:
+    from .experiments.noise import NoiseBackend
+
+    return NoiseBackend(**options)
 
 
 def _modelled(**options: Any) -> Meter:

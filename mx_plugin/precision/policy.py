@@ -144,10 +144,11 @@ class PrecisionPolicy:
             )
         phase = inner_phase(phase)
         check_word("role", role, ROLES)
-        entry = self._entry(layer_name, phase, role, is_lm_head)
+        entry = self.entry(layer_name, phase, role, is_lm_head=is_lm_head)
         return layer_formats(entry, phase, self.activations, self.scale_rule)
 
-    def _entry(self, layer_name: str, phase: str, role: str, is_lm_head: bool) -> Entry:
+    def entry(self, layer_name: str, phase: str, role: str = "policy", *, is_lm_head: bool = False) -> Entry:
+        """What is written about a layer: a name or pair, or the three products of ``gradient``; ``resolve`` reads it."""
         if any(matches(pattern, layer_name) for pattern in self.exclude) or (is_lm_head and phase != "rollout"):
             return FP16
         for rule in self._newest_first[phase, role]:

@@ -17,6 +17,12 @@ _WHAT: dict[str, dict[str, Any]] = {
         "help": "built-in names, YAML files, or NAME=FILE; none: controls alone (default: A C)",
     },
     "--policy": {"metavar": "P", "help": "one policy; the same as --policies P"},
+    "--controls": {
+        "nargs": "+",
+        "metavar": "C",
+        "help": "aa random-D inverted-D bf16+noise-D matched-D correction_off-D (any policy for D; none named: D, "
+        "else the last). With --policies none they are added to the results that are there",
+    },
     "--seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "every policy under each (default: 1)"},
     "--seed": {"type": int, "metavar": "N", "help": "one seed; the same as --seeds N"},
     "--num_steps": {"type": int, "metavar": "N", "help": "training steps of each run (default: the recipe's)"},
@@ -31,7 +37,18 @@ _WHAT: dict[str, dict[str, Any]] = {
 _RECIPE: dict[str, dict[str, Any]] = {
     "--config": {"metavar": "YAML", "help": "the stage's recipe (default: the embedded small model, no network)"},
     "--stage": {"choices": ("ppo", "grpo"), "help": "default: ppo where the installed TRL has it"},
+}
+
+_JUDGED: dict[str, dict[str, Any]] = {
     "--baseline": {"default": "A", "metavar": "NAME", "help": "what the others are compared with (default: A)"},
+    "--judge": {"help": "of the evaluation, see mx-plugin evaluate --help (default: what fits the prompts)"},
+    "--margin": {
+        "default": "win_rate=0.05",
+        "metavar": "METRIC=VALUE",
+        "help": "how much worse than the baseline still counts as no worse, declared now (default: win_rate=0.05)",
+    },
+    "--eval_prompts": {"type": int, "metavar": "N", "help": "held-out prompts that are answered"},
+    "--eval_text": {"metavar": "FILE", "help": "text whose perplexity is measured"},
 }
 
 _RUN: dict[str, dict[str, Any]] = {
@@ -52,7 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for title, options in {"what is compared": _WHAT, "on which recipe": _RECIPE, "how, and where to": _RUN}.items():
+    groups = {
+        "what is compared": _WHAT,
+        "on which recipe": _RECIPE,
+        "how it is judged": _JUDGED,
+        "how, and where to": _RUN,
+    }
+    for title, options in groups.items():
         group = parser.add_argument_group(title)
         for name, settings in options.items():
             group.add_argument(name, **settings)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
-import shlex
+import shutil
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mx_plugin.experiments.evaluated import is_evaluated
 from mx_plugin.experiments.executor import Job, LocalExecutor
-from mx_plugin.experiments.folder import DONE, ResultsFolder
+from mx_plugin.experiments.folder import DONE, MODEL, ResultsFolder
 from mx_plugin.experiments.plan import Plan, PlannedRun, settle
-from mx_plugin.experiments.policies import load_policies, read_layers
 from mx_plugin.experiments.progress import ProgressLines
 from mx_plugin.experiments.runner import run_all, tail_of, terminable
-from mx_plugin.precision import PrecisionPolicy
 
 from ..errors import StageError
+from .planning import plan_of
 from .recipe import Recipe, embedded_words, installed_stage
-from .request import Request, default_threads, read_request
+from .request import read_request
 
 FAILED = 1
 """Exit status when a run failed."""
@@ -41,19 +41,14 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = _recipe(arguments, folder)
         print("examining the recipe ...", file=sys.stderr, flush=True)
         start = examine(recipe, folder)
-        layers = read_layers(start["layers"])
-        policies = load_policies(request.policies, layers, arguments.matrix, request.max_cost)
-        asked = _plan(arguments, request, recipe, start, policies, there)
-        plan = settle(there, asked, add=arguments.add or not request.policies)
-        folder.write_plan(plan, {name: policy.to_yaml() for name, policy in policies.items()})
+        asked = plan_of(arguments, request, recipe, start, folder, there)
+        plan = settle(there, asked.plan, add=arguments.add or not request.policies)
+        folder.write_plan(plan, asked.policies)
         try:
-            return _carry_out(arguments, folder, plan, asked.runs, recipe)
+            return _carry_out(arguments, folder, plan, asked.plan.runs, recipe)
         except KeyboardInterrupt:
             print("\ninterrupted; the same command continues where this stopped", file=sys.stderr)
             raise
-
-
-# ---------------------------------------------------------------------------- the plan
 
 
 def _recipe(arguments: argparse.Namespace, folder: ResultsFolder) -> Recipe:
@@ -84,40 +79,6 @@ def examine(recipe: Recipe, folder: ResultsFolder) -> dict[str, Any]:
     return found
 
 
-def _plan(
-    arguments: argparse.Namespace,
-    request: Request,
-    recipe: Recipe,
-    start: Mapping[str, Any],
-    policies: Mapping[str, PrecisionPolicy],
-    there: Plan | None,
-) -> Plan:
-    seeds = request.seeds or (there.seeds if there else (1,))
-    threads = request.threads or (there.threads if there else None)
-    runs = [
-        PlannedRun(name, name, seed, policy_sha256=_sha256(policy))
-        for seed in seeds
-        for name, policy in policies.items()
-    ]
-    return Plan(
-        stage=recipe.stage,
-        recipe={"config": arguments.config, **recipe.to_dict(), "options": start["options"]},
-        runs=tuple(runs),
-        seeds=tuple(seeds),
-        num_steps=start["num_steps"],
-        baseline=arguments.baseline,
-        start=start["start"],
-        threads=threads or default_threads(arguments.jobs, embedded=arguments.config is None),
-        evaluation={"held_out": start["held_out"]},
-        command=shlex.join(["mx-plugin", "experiment", *sys.argv[2:]]),
-        versions=start["versions"],
-    )
-
-
-def _sha256(policy: PrecisionPolicy) -> str:
-    return hashlib.sha256(policy.to_yaml().encode()).hexdigest()
-
-
 # ---------------------------------------------------------------------------- the runs
 
 
@@ -145,7 +106,32 @@ def _carry_out(
     if failures:
         names = ", ".join(str(failure.run) for failure in failures)
         progress.say(f"{len(failures)} of {len(asked)} runs failed: {names}; the same command tries them again")
-    return FAILED if failures else 0
+    judged = arguments.no_evaluate or evaluate(folder)
+    if arguments.keep_models == "none" and not arguments.no_evaluate:
+        remove_models(folder, plan)
+    return FAILED if failures or not judged else 0
+
+
+def evaluate(folder: ResultsFolder) -> bool:
+    """``mx-plugin evaluate`` in a process of its own, which shows what it says; whether it went well."""
+    command = [sys.executable, "-m", "mx_trl.experiments.evaluate", str(folder.path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        try:
+            status = process.wait()
+        except BaseException:
+            process.terminate()
+            raise
+    if status:
+        print(f"the evaluation ended with status {status}; mx-plugin evaluate {folder.path} tries again",
+              file=sys.stderr)  # fmt: skip
+    return status == 0
+
+
+def remove_models(folder: ResultsFolder, plan: Plan) -> None:
+    """Final models of the runs that are evaluated."""
+    for run in plan.runs:
+        if is_evaluated(folder.run(run)):
+            shutil.rmtree(folder.run(run) / MODEL, ignore_errors=True)
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -20,6 +20,7 @@ from mx_plugin.plugins import layer_types
 
 from ..errors import StageError
 from ..roles import find_roles
+from ..session import backend_name
 from ..stages.built import BuiltStage
 from .options import Options, build, parse, versions
 from .recipe import Recipe
@@ -44,7 +45,7 @@ def examine(recipe: Recipe, scratch: Path) -> dict[str, Any]:
     return {
         "options": described,
         "mx": {
-            "backend": options.mx.backend,
+            "backend": backend_name(options.mx, stage.trainer),
             "backends": options.mx.backend_patterns(),
             "release_frozen": options.mx.release_frozen,
         },

@@ -21,7 +21,7 @@ from ..stages.built import BuiltStage
 from .recipe import Recipe
 
 DEFAULT_HELD_OUT = 32
-"""Prompts kept out of training for evaluation when the recipe keeps none."""
+"""Prompts kept out of training for evaluation when the recipe would train on all of them."""
 
 _NOT_THE_RECIPE = {
     "output_dir", "logging_dir", "run_name", "policy", "policies", "no_mx", "report_to", "seed", "local_rank",
@@ -73,7 +73,7 @@ def parse(recipe: Recipe, output_dir: Path) -> Options:
         raise StageError(f"these arguments are refused: {error}") from error
     options = Options(*parsed)
     options.script.no_mx, options.script.policies = False, None
-    if options.script.num_eval_prompts < 1:
+    if options.script.num_eval_prompts < 1 and options.script.num_prompts is None:
         options.script.num_eval_prompts = DEFAULT_HELD_OUT
     if hasattr(options.training, "num_sample_generations"):
         options.training.num_sample_generations = 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from mx_plugin.experiments.errors import ExperimentError
+from mx_plugin.experiments.verdict import Margin
 
 NONE = "none"
 
@@ -19,6 +21,8 @@ class Request:
     seeds: tuple[int, ...]
     max_cost: float | dict[str, float] | None
     threads: int | None
+    margin: dict[str, Any]
+    evaluation: dict[str, Any]
 
 
 def read_request(arguments: argparse.Namespace) -> Request:
@@ -35,11 +39,19 @@ def read_request(arguments: argparse.Namespace) -> Request:
     seeds = _either(arguments, "seeds", "seed")
     if len(set(seeds)) < len(seeds) or any(not 0 <= seed < 2**31 for seed in seeds):
         raise ExperimentError(f"--seeds {' '.join(map(str, seeds))}: give different whole numbers of 0 or more")
-    for name in ("num_steps", "jobs", "threads"):
+    for name in ("num_steps", "jobs", "threads", "eval_prompts"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ExperimentError(f"--{name} {value}: give 1 or more")
-    return Request(tuple(policies), tuple(seeds), _max_cost(arguments.max_cost), arguments.threads)
+    evaluation = {"num_prompts": arguments.eval_prompts, "text": arguments.eval_text}
+    return Request(
+        policies=tuple(policies),
+        seeds=tuple(seeds),
+        max_cost=_max_cost(arguments.max_cost),
+        threads=arguments.threads,
+        margin=_margin(arguments.margin),
+        evaluation={name: value for name, value in evaluation.items() if value is not None},
+    )
 
 
 def default_threads(jobs: int, embedded: bool) -> int:
@@ -49,11 +61,22 @@ def default_threads(jobs: int, embedded: bool) -> int:
     return max(1, len(os.sched_getaffinity(0)) // jobs) if hasattr(os, "sched_getaffinity") else 1
 
 
-def _either(arguments: argparse.Namespace, many: str, one: str) -> list:  # type: ignore[type-arg]
+def _either(arguments: argparse.Namespace, many: str, one: str) -> list[Any]:
     several, single = getattr(arguments, many), getattr(arguments, one)
     if several is not None and single is not None:
         raise ExperimentError(f"--{many} and --{one} say the same thing: give one of them")
     return list(several) if several is not None else [] if single is None else [single]
+
+
+def _margin(text: str) -> dict[str, Any]:
+    metric, _, value = text.partition("=")
+    try:
+        margin = Margin(metric, float(value))
+    except ValueError as error:
+        if isinstance(error, ExperimentError):
+            raise
+        raise ExperimentError(f"--margin {text}: give METRIC=NUMBER, e.g. win_rate=0.05") from error
+    return {"metric": margin.metric, "value": margin.value}
 
 
 def _max_cost(texts: list[str] | None) -> float | dict[str, float] | None:

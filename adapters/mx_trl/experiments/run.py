@@ -26,6 +26,7 @@ from ..stages.summary import StageSummary
 from .data_order import fix_order, record_order
 from .options import build, parse
 from .recipe import Recipe
+from .redraw import RedrawNoise
 from .weights import save_model, weights_sha256
 
 
@@ -50,6 +51,8 @@ def run(job: Mapping[str, Any], folder: Path) -> StageSummary:
         )
     fix_order(stage.trainer, job["seed"])
     record_order(stage.trainer, folder)
+    if stage.callback is not None:
+        stage.trainer.add_callback(RedrawNoise(stage.callback))
     if job.get("sampling_seed") is not None:
         set_seed(job["sampling_seed"])
     summary = stage.train()

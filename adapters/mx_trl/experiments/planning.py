@@ -1,0 +1,124 @@
+"""From a request and an examined recipe to the plan: policies, controls, seeds, what is declared beforehand."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any
+
+from mx_plugin.config import MXConfig
+from mx_plugin.experiments.controls import CORRECTION_OFF, NOISE, ControlPlanner, parse_controls
+from mx_plugin.experiments.errors import ExperimentError
+from mx_plugin.experiments.folder import ResultsFolder
+from mx_plugin.experiments.plan import Plan, PlannedRun
+from mx_plugin.experiments.policies import Layer, load_policies, read_layers
+from mx_plugin.precision import PrecisionPolicy, SensitivityMatrix
+
+from .recipe import Recipe
+from .request import Request, default_threads
+
+CORRECTION = "rollout_correction"
+"""The field of MXConfig that switches the rollout correction on and off."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The plan that the command line asks for, and the text of every policy file that it names."""
+
+    plan: Plan
+    policies: Mapping[str, str]
+
+
+def plan_of(
+    arguments: argparse.Namespace,
+    request: Request,
+    recipe: Recipe,
+    start: Mapping[str, Any],
+    folder: ResultsFolder,
+    there: Plan | None,
+) -> Asked:
+    """What is asked for. Seeds and threads that were not named are those of the plan that is ``there``.
+
+    Raises:
+        ExperimentError: a control that does not fit, a policy twice.
+        PolicyError, MatrixError: a policy or matrix that does not fit the model.
+    """
+    layers = read_layers(start["layers"])
+    seeds = request.seeds or (there.seeds if there else (1,))
+    main = load_policies(request.policies, layers, arguments.matrix, request.max_cost)
+    known = {**_planned(folder, there, layers), **main}
+    controls = parse_controls(arguments.controls or (), list(known), arguments.baseline)
+    matrix = None if arguments.matrix is None else SensitivityMatrix.read(arguments.matrix)
+    planner = ControlPlanner(known, layers, _options(start["mx"], recipe.stage), matrix)
+    digests = {name: _sha256(policy) for name, policy in main.items()}
+    runs = []
+    for seed in seeds:
+        runs += [PlannedRun(name, name, seed, digest) for name, digest in digests.items()]
+        runs += [planner.run(control, seed) for control in controls]
+    if not runs:
+        raise ExperimentError("nothing to run: give --policies, or --controls with --policies none")
+    threads = request.threads or (there.threads if there else None)
+    plan = Plan(
+        stage=recipe.stage,
+        recipe={"config": arguments.config, **recipe.to_dict(), "options": start["options"]},
+        runs=tuple(runs),
+        seeds=tuple(seeds),
+        num_steps=start["num_steps"],
+        baseline=arguments.baseline,
+        start=start["start"],
+        threads=threads or default_threads(arguments.jobs, embedded=arguments.config is None),
+        margin=request.margin,
+        judge=arguments.judge,
+        evaluation={"held_out": start["held_out"], **request.evaluation},
+        command=shlex.join(["mx-plugin", "experiment", *_words(sys.argv)]),
+        versions=start["versions"],
+    )
+    texts = {name: policy.to_yaml() for name, policy in {**main, **planner.made}.items()}
+    return Asked(plan, texts)
+
+
+def _planned(folder: ResultsFolder, there: Plan | None, layers: tuple[Layer, ...]) -> dict[str, PrecisionPolicy]:
+    """The main set that the folder holds: controls may be controls of it."""
+    names = dict.fromkeys(run.policy for run in there.runs if run.control is None) if there else {}
+    return load_policies([f"{name}={folder.policy_file(name)}" for name in names], layers)
+
+
+def _sha256(policy: PrecisionPolicy) -> str:
+    return hashlib.sha256(policy.to_yaml().encode()).hexdigest()
+
+
+def _words(argv: list[str]) -> list[str]:
+    return argv[2:] if argv[1:2] == ["experiment"] else argv[1:]
+
+
+# ---------------------------------------------------------------------------- what controls set
+
+
+def _options(mx: Mapping[str, Any], stage: str) -> dict[str, Callable[[int], Mapping[str, Any]]]:
+    return {NOISE: partial(_noise, mx), CORRECTION_OFF: partial(_correction_off, mx, stage)}
+
+
+def _noise(mx: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+    for what in ("backends", "release_frozen"):
+        if mx[what]:
+            raise ExperimentError(
+                f"control bf16+noise replaces the backend that rounds, which does not go together with {what}: leave "
+                f"{what} out of the recipe"
+            )
+    return {"backend": "noise", "backend_options": [f"noise.inner={mx['backend']}", f"noise.seed={seed}"]}
+
+
+def _correction_off(mx: Mapping[str, Any], stage: str, seed: int) -> Mapping[str, Any]:
+    if stage == "ppo":
+        raise ExperimentError(
+            "control correction_off: PPO corrects nothing that could be switched off, its ratio takes the sampler's "
+            "own log-probs; use --stage grpo"
+        )
+    if CORRECTION not in {field.name for field in fields(MXConfig)}:
+        raise ExperimentError(f"control correction_off: MXConfig has no {CORRECTION} to switch off in this version")
+    return {CORRECTION: "off"}
