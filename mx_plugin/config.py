@@ -19,6 +19,7 @@ from .errors import PolicyError, nearest
 _CHOICES = {
     "policy_scoring": ("gradient", "rollout"),
     "reference": ("match", "own"),
+    "rollout_correction": ("off", "token", "sequence"),
     "on_unhit": ("fail", "warn"),
     "on_mismatch": ("warn", "fail"),
     "gradient_product_dtype": ("auto", "bfloat16", "float32"),
@@ -77,6 +78,15 @@ class MXConfig:
         default="match",
         metadata={"help": "Reference formats: match (those of the policy's log-probs) or own (phase reward)."},
     )
+    rollout_correction: str = field(
+        default="off",
+        metadata={
+            "help": "GRPO and RLOO: weigh samples by gradient over rollout probabilities, by token or by sequence; off."
+        },
+    )
+    rollout_correction_cap: float = field(
+        default=3.0, metadata={"help": "Importance weights of the rollout correction are truncated here."}
+    )
     release_frozen: bool = field(
         default=False,
         metadata={"help": "Frozen layers of one format (reference, reward, bases of LoRA) keep only packed weights."},
@@ -124,6 +134,8 @@ class MXConfig:
                 raise PolicyError(f"{name}={getattr(self, name)} must be 0 (never) or more")
         if self.mismatch_samples < 1:
             raise PolicyError(f"mismatch_samples={self.mismatch_samples} must be at least 1")
+        if not self.rollout_correction_cap > 0.0:
+            raise PolicyError(f"rollout_correction_cap={self.rollout_correction_cap} must be above 0")
         if not 0.0 < self.gate_outside_clip <= 1.0:
             raise PolicyError(f"gate_outside_clip={self.gate_outside_clip} must lie in (0, 1]")
         self.backend_patterns()

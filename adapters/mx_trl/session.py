@@ -17,6 +17,7 @@ from mx_plugin.precision import PolicyProvider, load_policy
 
 from .attention import counting_attention
 from .books import Books
+from .correction import rollout_correction
 from .gate import MismatchError, MismatchProbe
 from .generation import backward_phase, evaluation_phase, rollout_phase
 from .release import release_frozen
@@ -79,6 +80,7 @@ class Session:
         self._stack.enter_context(peft_writes(self.roles.models, self.engine.invalidate))
         self._stack.enter_context(evaluation_phase(trainer))
         self._stack.enter_context(backward_phase(trainer))
+        self._stack.enter_context(rollout_correction(trainer, config))
         self.probe: MismatchProbe | None = None
         policy = self.roles.models.get("policy")
         if policy is not None:

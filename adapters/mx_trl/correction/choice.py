@@ -1,0 +1,75 @@
+"""Whether a trainer's rollouts can be corrected, and by whom."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager, nullcontext
+from importlib.metadata import version
+from typing import Any
+
+from mx_plugin.config import MXConfig
+
+from .recorder import CorrectionError
+
+log = logging.getLogger(__name__)
+
+
+def rollout_correction(trainer: Any, config: MXConfig) -> AbstractContextManager[None]:
+    """What ``config.rollout_correction`` asks for, for one ``train()`` of this trainer.
+
+    Raises:
+        CorrectionError: a trainer, version of TRL, way to generate or option that it cannot work with.
+    """
+    level, cap = config.rollout_correction, config.rollout_correction_cap
+    if level == "off":
+        return nullcontext()
+    from trl import GRPOTrainer, RLOOTrainer
+
+    if not isinstance(trainer, GRPOTrainer | RLOOTrainer):
+        raise CorrectionError(
+            f"rollout_correction={level!r} is for GRPOTrainer and RLOOTrainer, not {type(trainer).__name__}; set it to "
+            "'off' (PPO takes its old log-probs from the sampler as it is)"
+        )
+    if getattr(trainer, "use_vllm", False) and isinstance(trainer, GRPOTrainer):
+        log.info("rollout_correction=%r has nothing to do: TRL corrects its vLLM rollouts itself", level)
+        return nullcontext()
+    _check(trainer, level, config.policy_scoring)
+    if isinstance(trainer, GRPOTrainer):
+        from .grpo import METHODS, SETTINGS, corrected_grpo
+
+        _has(trainer, (*METHODS, *SETTINGS, "use_vllm"))
+        return corrected_grpo(trainer, level, cap)
+    from .rloo import METHODS as RLOO_METHODS
+    from .rloo import corrected_rloo
+
+    _has(trainer, RLOO_METHODS)
+    return corrected_rloo(trainer, level, cap)
+
+
+def _check(trainer: Any, level: str, policy_scoring: str) -> None:
+    for name, what in {
+        "use_vllm": "vLLM",
+        "use_transformers_continuous_batching": "continuous batching",
+        "rollout_func": "a rollout_func",
+    }.items():
+        if getattr(trainer, name, None):
+            raise CorrectionError(
+                f"rollout_correction={level!r} records what plain generate samples; this trainer samples by {what}. "
+                "Set rollout_correction='off'"
+            )
+    if policy_scoring == "rollout":
+        raise CorrectionError(
+            "rollout_correction compares the sampler with the gradient formats, but policy_scoring='rollout' has the "
+            "samples scored in the rollout formats again; leave policy_scoring at 'gradient'"
+        )
+    if level == "sequence" and getattr(trainer, "loss_type", None) == "vespo":
+        raise CorrectionError("loss_type='vespo' takes weights by token; set rollout_correction='token'")
+
+
+def _has(trainer: Any, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if not hasattr(trainer, name)]
+    if missing:
+        raise CorrectionError(
+            f"{type(trainer).__name__} of TRL {version('trl')} has no {', '.join(missing)}, through which rollouts are "
+            "corrected; install trl 1.16, or set rollout_correction='off'"
+        )
