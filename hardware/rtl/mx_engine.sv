@@ -67,32 +67,25 @@ module mx_engine
     input  logic [63:0] energy_microjoules,
     input  logic [63:0] energy_nanoseconds
 );
-  typedef enum logic [3:0] {
-    IDLE, HEADER, ARGUMENTS, CHECK, CHECK_SHAPE, ADDRESS, DATA, HEAD, PAYLOAD, ECHO, RESULTS, FINISH
-  } state_t;
+  typedef enum logic [3:0] {IDLE, READ, CHECK, CHECK_SHAPE, LENGTH, ADDRESS, DATA, ANSWER} state_t;
   state_t state;
 
   // ---------------------------------------------------------------- the request
 
-  logic [7:0]       message;
+  logic [7:0]       message, status;
   logic [15:0]      sequence_;
   logic [23:0][7:0] arguments;  // the last byte read lies highest
-  logic [4:0]       arguments_left;
-  logic [1:0]       header_left;
   logic [10:0]      payload_left;
-  logic [7:0]       status;
-
-  function automatic logic [4:0] argument_bytes(input logic [7:0] m);
-    unique case (m)
-      MESSAGE_LOAD_BEGIN:  return 5'd24;
-      MESSAGE_LOAD_CHUNK:  return 5'd8;
-      MESSAGE_LOAD_COMMIT: return 5'd1;
-      MESSAGE_FREE:        return 5'd1;
-      MESSAGE_ACTIVATIONS: return 5'd12;
-      MESSAGE_RUN:         return 5'd8;
-      default:             return 5'd0;
-    endcase
-  endfunction
+  logic             bad_pending, reporting, begin_frame, begin_bad, request_done, too_short, data_moves, echo_moves;
+  assign begin_bad   = state == IDLE && bad_pending;
+  assign begin_frame = state == IDLE && !bad_pending && frame_valid;
+  assign data_moves  = state == DATA && payload_left != 0;
+  // A byte of the frame is used up in these cycles.
+  assign advance     = state == READ || data_moves || echo_moves;
+  mx_request request (
+      .clk, .start(begin_frame), .start_bad(begin_bad), .frame_length, .data, .reading(state == READ), .done(request_done),
+      .too_short, .data_moves(data_moves || echo_moves), .message, .sequence_, .arguments, .payload_left
+  );
 
   // Arguments by name; where they lie follows from how many a message has.
   logic [7:0]  begin_handle, begin_format, handle;
@@ -150,10 +143,6 @@ module mx_engine
   logic [7:0]  loading_handle;
   weight_t     loading_weight;
   logic [31:0] load_total, load_elements, load_next;
-  logic [32:0] element_end, scale_end;
-  logic        fits, shaped;
-  assign element_end = {1'b0, begin_element_base} + {1'b0, begin_element_bytes};
-  assign scale_end   = {1'b0, begin_scale_base} + {1'b0, begin_scale_bytes};
 
   // ---------------------------------------------------------------- activations
 
@@ -166,217 +155,123 @@ module mx_engine
   // ---------------------------------------------------------------- streams of data
 
   // Both kinds of chunk come in order: the due one is written, an old one skipped, any other refused.
-  logic [31:0] stream_next, stream_total, chunk_end;
+  logic [31:0] stream_next, chunk_end;
   logic        is_load, due, old, writing_data, restarted;
   assign is_load      = message == MESSAGE_LOAD_CHUNK;
   assign stream_next  = is_load ? load_next : x_next;
-  assign stream_total = is_load ? load_total : x_total;
 
-  logic [2:0]  lane;           // byte of the 64 bits that are being collected
-  logic [55:0] collected;
-  logic [ELEMENT_BITS+ROW_SHIFT+1:0]   element_at;
-  logic [SCALE_BITS+ROW_SHIFT-1:0] scale_at;
-  logic        in_elements;
-  assign in_elements = load_next < load_elements;
+  logic is_element, load_restart;
+  assign is_element = load_next < load_elements;
+  mx_loader #(.ELEMENT_PLACE_BITS(ELEMENT_BITS + ROW_SHIFT + 2), .SCALE_PLACE_BITS(SCALE_BITS + ROW_SHIFT)) loader (
+      .clk, .restart(load_restart), .element_base(begin_element_base[3+:ELEMENT_BITS+ROW_SHIFT+2]),
+      .scale_base(begin_scale_base[SCALE_BITS+ROW_SHIFT-1:0]), .valid(data_moves && writing_data && is_load), .is_element,
+      .data, .write_elements, .write_element_at, .write_element, .write_scales, .write_scale_at, .write_scale
+  );
 
   // ---------------------------------------------------------------- running
 
-  logic [31:0] product;        // first group * blocks
-  logic [4:0]  product_left;
-  logic [15:0] multiplier;
-  logic [31:0] multiplicand;
   logic [15:0] run_end;
-  logic [15:0] result_bytes_left;
   logic [31:0] run_bytes;
+  logic        weight_fits, weight_shaped, x_shaped;
+  mx_checks #(.ROWS(ROWS), .COLUMNS(COLUMNS), .GROUP(GROUP), .WORDS(WORDS), .BLOCKS(BLOCKS)) checks (
+      .clk, .weight_format(begin_format), .weight_blocks(begin_blocks), .weight_groups(begin_groups),
+      .element_base(begin_element_base), .element_bytes(begin_element_bytes), .scale_base(begin_scale_base),
+      .scale_bytes(begin_scale_bytes), .weight_fits, .weight_shaped, .x_format(new_format), .x_blocks(new_blocks),
+      .x_tokens(new_tokens), .x_shaped, .x_token_bytes, .run_count, .run_tokens(x_tokens), .run_bytes
+  );
+
+  logic        address_done;
+  mx_address #(.ELEMENT_BITS(ELEMENT_BITS), .SCALE_BITS(SCALE_BITS), .BLOCK_BITS(BLOCK_BITS)) address (
+      .clk, .start(state == CHECK_SHAPE), .format(weight.format), .blocks(weight.blocks), .first_group(run_first),
+      .weight_word(weight.word), .weight_scale(weight.scale), .done(address_done), .word(run_word), .scale(run_scale)
+  );
 
   // ---------------------------------------------------------------- replies
 
-  logic [2:0]  head_at;
-  logic [5:0]  payload_at, payload_bytes;
-  logic [47:0][7:0] payload;   // byte 0 leaves first
-  logic [47:0] cycles, busy_cycles, passes;
-  logic [31:0] frames_received, frames_bad, frames_sent;
-  logic        bad_pending;
-  logic [47:0][7:0] hello, counters, energy;
-  logic [15:0][7:0] name;
-  // Its first character highest: a string parameter carries its zeros in front.
-  function automatic logic [127:0] left_aligned(input logic [127:0] text);
-    logic [127:0] t;
-    t = text;
-    for (int i = 0; i < 16; i++) if (t[127:120] == 0) t = t << 8;
-    return t;
-  endfunction
-  localparam logic [127:0] ALIGNED_NAME = left_aligned(NAME);
-  for (genvar i = 0; i < 16; i++) begin : g_name
-    assign name[i] = ALIGNED_NAME[127-8*i-:8];
-  end
-  assign hello = {
-      name, 32'(CLOCK_HZ), 32'(2 * ROWS * WORDS), 32'(32 * ROWS * WORDS), 6'd0, energy_source, 8'd2, 16'(MAX_PAYLOAD),
-      16'(BLOCKS), 16'(HANDLES), 8'(GROUP), 8'(COLUMNS), 8'(ROWS), 8'd32, 16'((1 << FORMATS) - 1),
-      VERSION_MINOR, VERSION_MAJOR, MAGIC
-  };
-  assign counters = {
-      64'(frames_sent), 64'(frames_bad), 64'(frames_received), 64'(passes), 64'(busy_cycles), 64'(cycles)
-  };
-  assign energy = {
-      192'd0, energy_nanoseconds, energy_microjoules, energy_samples, 16'd0, energy_scope, 6'd0, energy_source
-  };
+  logic             clear;
+  logic [31:0]      number;        // the payload of a refusal
+  logic [5:0]       payload_bytes;
+  logic [47:0][7:0] payload;
+  mx_payloads #(
+      .ROWS(ROWS), .COLUMNS(COLUMNS), .GROUP(GROUP), .WORDS(WORDS), .BLOCKS(BLOCKS), .HANDLES(HANDLES),
+      .CLOCK_HZ(CLOCK_HZ), .NAME(NAME)
+  ) payloads (
+      .clk, .message, .number, .payload, .clear(clear | reset), .running, .step_valid, .frame_received(begin_frame),
+      .frame_bad, .frame_sent(tx_sent), .energy_source, .energy_scope, .energy_samples, .energy_microjoules,
+      .energy_nanoseconds
+  );
+
+  logic reply_done;
+  mx_reply reply (
+      .clk, .reset, .active(state == ANSWER), .done(reply_done), .message, .status, .sequence_, .payload, .payload_bytes,
+      .echo_valid(payload_left != 0), .echo_data(data), .echo_moves, .result_bytes(run_bytes[15:0]), .result_valid,
+      .result_ready, .result_data, .tx_idle, .tx_start, .tx_valid, .tx_ready, .tx_data, .tx_finish
+  );
 
   assign idle = state == IDLE && !frame_pending && !bad_pending && tx_idle;
 
-  // A byte of the frame is used up in these cycles.
-  logic data_moves, echo_moves;
-  assign data_moves = state == DATA && payload_left != 0;
-  assign echo_moves = state == ECHO && payload_left != 0 && tx_ready;
-  assign advance    = state == HEADER || state == ARGUMENTS || data_moves || echo_moves;
-  assign release_   = state == FINISH && message != MESSAGE_BAD_FRAME;
+  assign release_ = reply_done && !reporting;
 
-  always_comb begin
-    tx_valid = 1'b0;
-    tx_data  = 8'd0;
-    unique case (state)
-      HEAD: begin
-        tx_valid = head_at != 3'd0;
-        unique case (head_at)
-          3'd1:    tx_data = message | REPLY;
-          3'd2:    tx_data = status;
-          3'd3:    tx_data = sequence_[7:0];
-          default: tx_data = sequence_[15:8];
-        endcase
-      end
-      PAYLOAD: begin
-        tx_valid = payload_at != payload_bytes;
-        tx_data  = payload[0];
-      end
-      ECHO: begin
-        tx_valid = payload_left != 0;
-        tx_data  = data;
-      end
-      RESULTS: begin
-        tx_valid = result_valid && result_bytes_left != 0;
-        tx_data  = result_data;
-      end
-      default: ;
-    endcase
-  end
-  assign result_ready = state == RESULTS && tx_ready;
-  assign tx_start     = state == HEAD && head_at == 3'd0 && tx_idle;
-  assign tx_finish    = state == FINISH;
-
-  // Answer `s`, with what stands in `payload` if it is not OK.
-  task automatic answer(input logic [7:0] s, input logic [31:0] number, input logic [5:0] bytes);
+  // Answer `s`, with `bytes` of `n` if it is not OK.
+  task automatic answer(input logic [7:0] s, input logic [31:0] n, input logic [5:0] bytes);
     status        <= s;
-    payload[3:0]  <= number;
+    number        <= n;
     payload_bytes <= bytes;
-    payload_at    <= '0;
-    head_at       <= '0;
-    state         <= HEAD;
+    state         <= ANSWER;
   endtask
 
   always_ff @(posedge clk) begin
-    write_elements <= 1'b0;
-    write_scales   <= 1'b0;
-    x_restart      <= 1'b0;
-    x_write        <= 1'b0;
-    run_start      <= 1'b0;
+    load_restart <= 1'b0;
+    clear        <= 1'b0;
+    x_restart    <= 1'b0;
+    x_write      <= 1'b0;
+    run_start    <= 1'b0;
 
-    cycles      <= cycles + 48'd1;
-    busy_cycles <= busy_cycles + 48'(running);
-    passes      <= passes + 48'(step_valid);
-    frames_sent <= frames_sent + 32'(tx_sent);
-    frames_bad  <= frames_bad + 32'(frame_bad);
     if (frame_bad) bad_pending <= 1'b1;
 
     unique case (state)
       IDLE: begin
-        header_left <= 2'd3;
-        running     <= 1'b0;
-        restarted   <= 1'b0;
-        if (bad_pending) begin
+        running   <= 1'b0;
+        restarted <= 1'b0;
+        reporting <= begin_bad;
+        if (begin_bad) begin
           bad_pending <= frame_bad;
-          message     <= MESSAGE_BAD_FRAME;
-          sequence_   <= '0;
           answer(STATUS_BAD_FRAME, 32'd0, 6'd0);
-        end else if (frame_valid) begin
-          state           <= HEADER;
-          payload_left    <= frame_length - 11'(HEADER_BYTES);
-          frames_received <= frames_received + 32'd1;
-        end
+        end else if (begin_frame) state <= READ;
       end
 
-      HEADER: begin
-        header_left <= header_left - 2'd1;
-        unique case (header_left)
-          2'd3: message <= data;
-          2'd1: sequence_[7:0] <= data;
-          2'd0: begin
-            sequence_[15:8] <= data;
-            arguments_left  <= argument_bytes(message);
-            if (payload_left < 11'(argument_bytes(message))) answer(STATUS_BAD_LENGTH, 32'd0, 6'd0);
-            else if (argument_bytes(message) == 0) state <= CHECK;
-            else state <= ARGUMENTS;
-          end
-          default: ;
-        endcase
-      end
-
-      ARGUMENTS: begin
-        arguments      <= {data, arguments[23:1]};
-        arguments_left <= arguments_left - 5'd1;
-        payload_left   <= payload_left - 11'd1;
-        if (arguments_left == 5'd1) state <= CHECK;
-      end
+      READ:
+        if (too_short) answer(STATUS_BAD_LENGTH, 32'd0, 6'd0);
+        else if (request_done) state <= CHECK;
 
       // The table's entry arrives; sums and comparisons are made, to be used in the next cycle.
       CHECK: begin
-        state     <= CHECK_SHAPE;
-        fits      <= element_end <= 33'(32 * ROWS * WORDS) && scale_end <= 33'(2 * ROWS * WORDS)
-                     && begin_element_base[WORD_SHIFT-1:0] == 0 && begin_element_bytes[WORD_SHIFT-1:0] == 0
-                     && (begin_scale_base & 32'(ROWS - 1)) == 0 && (begin_scale_bytes & 32'(ROWS - 1)) == 0;
-        shaped    <= message == MESSAGE_LOAD_BEGIN
-                     ? begin_format < 8'(FORMATS) && begin_blocks != 0 && begin_blocks <= 16'(BLOCKS) && begin_groups != 0
-                     : new_format < 8'(FORMATS) && new_blocks != 0 && new_blocks <= 16'(BLOCKS) && new_tokens != 0
-                       && new_tokens <= 8'(COLUMNS);
-        chunk_end <= offset + 32'(payload_left);
-        due       <= offset == stream_next;
-        old       <= offset + 32'(payload_left) <= stream_next;
-        run_end   <= run_first + run_count;
-        // Six bits of the count are enough to see that it is too much; more would take a DSP block.
-        run_bytes <= (|run_count[15:6]) ? '1 : 32'(10'(run_count[5:0]) * 10'(x_tokens)) * 32'(4 * ROWS * GROUP);
-        // A first part states the shape: its length follows, a token at a time.
-        x_token_bytes <= (FORMAT_BITS[new_format[2:0]] == 4) ? {12'd0, new_blocks, 4'd0} + 32'(new_blocks)
-                         : (FORMAT_BITS[new_format[2:0]] == 6) ? {12'd0, new_blocks, 4'd0} + {13'd0, new_blocks, 3'd0} + 32'(new_blocks)
-                         : {11'd0, new_blocks, 5'd0} + 32'(new_blocks);
-        tokens_left   <= new_tokens[3:0];
+        state       <= CHECK_SHAPE;
+        chunk_end   <= offset + 32'(payload_left);
+        due         <= offset == stream_next;
+        old         <= offset + 32'(payload_left) <= stream_next;
+        run_end     <= run_first + run_count;
+        tokens_left <= new_tokens[3:0];
       end
 
       CHECK_SHAPE: begin
         unique case (message)
-          MESSAGE_HELLO: begin
-            answer(STATUS_OK, 32'd0, 6'd48);
-            payload <= hello;
-          end
+          MESSAGE_HELLO: answer(STATUS_OK, 32'd0, 6'd48);
           MESSAGE_PING: answer(STATUS_OK, 32'd0, 6'd0);
           MESSAGE_RESET: begin
             committed <= '0;
             loading   <= 1'b0;
             x_begun   <= 1'b0;
-            {cycles, busy_cycles, passes, frames_received, frames_bad, frames_sent} <= '0;
+            clear     <= 1'b1;
             answer(STATUS_OK, 32'd0, 6'd0);
           end
-          MESSAGE_COUNTERS: begin
-            answer(STATUS_OK, 32'd0, 6'd48);
-            payload <= counters;
-          end
-          MESSAGE_READ_ENERGY: begin
-            answer(STATUS_OK, 32'd0, 6'd24);
-            payload <= energy;
-          end
+          MESSAGE_COUNTERS: answer(STATUS_OK, 32'd0, 6'd48);
+          MESSAGE_READ_ENERGY: answer(STATUS_OK, 32'd0, 6'd24);
 
           MESSAGE_LOAD_BEGIN:
             if (!handle_good) answer(STATUS_BAD_HANDLE, 32'd0, 6'd0);
-            else if (!shaped) answer(STATUS_BAD_SHAPE, 32'd0, 6'd0);
-            else if (!fits) answer(STATUS_OUT_OF_MEMORY, 32'd0, 6'd0);
+            else if (!weight_shaped) answer(STATUS_BAD_SHAPE, 32'd0, 6'd0);
+            else if (!weight_fits) answer(STATUS_OUT_OF_MEMORY, 32'd0, 6'd0);
             else begin
               loading        <= 1'b1;
               loading_handle <= handle;
@@ -391,9 +286,7 @@ module mx_engine
               load_total    <= begin_element_bytes + begin_scale_bytes;
               load_elements <= begin_element_bytes;
               load_next     <= '0;
-              lane          <= '0;
-              element_at    <= begin_element_base[3+:ELEMENT_BITS+ROW_SHIFT+2];
-              scale_at      <= begin_scale_base[SCALE_BITS+ROW_SHIFT-1:0];
+              load_restart  <= 1'b1;
               answer(STATUS_OK, 32'd0, 6'd0);
             end
           MESSAGE_LOAD_COMMIT:
@@ -423,7 +316,7 @@ module mx_engine
               state        <= DATA;
             end
           MESSAGE_ACTIVATIONS:
-            if (!shaped) answer(STATUS_BAD_SHAPE, 32'd0, 6'd0);
+            if (!x_shaped) answer(STATUS_BAD_SHAPE, 32'd0, 6'd0);
             else if (offset == 0 && !restarted) begin
               // Sum up the length first, then come back.
               x_begun  <= 1'b0;
@@ -433,7 +326,7 @@ module mx_engine
               x_blocks <= new_blocks[BLOCK_BITS:0];
               x_total  <= '0;
               x_next   <= '0;
-              state    <= ADDRESS;
+              state    <= LENGTH;
             end else if (!x_begun || x_tag != new_tag) answer(STATUS_NO_ACTIVATIONS, 32'd0, 6'd0);
             else if (chunk_end > x_total || chunk_end < offset) answer(STATUS_BAD_LENGTH, 32'd0, 6'd0);
             else if (!due && !old) answer(STATUS_BAD_OFFSET, x_next, 6'd4);
@@ -449,37 +342,26 @@ module mx_engine
             else if (weight.blocks != x_blocks || run_count == 0 || run_end > weight.groups || run_end < run_first
                      || run_bytes > 32'(MAX_PAYLOAD)) answer(STATUS_BAD_SHAPE, 32'd0, 6'd0);
             else begin
-              w_format     <= weight.format;
-              run_groups   <= run_count;
-              product      <= '0;
-              multiplier   <= run_first;
-              multiplicand <= 32'(weight.blocks);
-              result_bytes_left <= run_bytes[15:0];
-              state        <= ADDRESS;
+              w_format   <= weight.format;
+              run_groups <= run_count;
+              state      <= ADDRESS;
             end
           default: answer(STATUS_UNKNOWN_MESSAGE, 32'd0, 6'd0);
         endcase
       end
 
+      LENGTH:
+        if (tokens_left != 0) begin
+          x_total     <= x_total + x_token_bytes;
+          tokens_left <= tokens_left - 4'd1;
+        end else begin
+          x_begun   <= 1'b1;
+          restarted <= 1'b1;
+          state     <= CHECK;
+        end
+
       ADDRESS:
-        if (message == MESSAGE_ACTIVATIONS) begin
-          if (tokens_left != 0) begin
-            x_total     <= x_total + x_token_bytes;
-            tokens_left <= tokens_left - 4'd1;
-          end else begin
-            x_begun   <= 1'b1;
-            restarted <= 1'b1;
-            state     <= CHECK;
-          end
-        end else if (multiplier != 0) begin
-          if (multiplier[0]) product <= product + multiplicand;
-          multiplier   <= multiplier >> 1;
-          multiplicand <= multiplicand << 1;
-        end else if (tx_idle) begin
-          // A block of a group is GROUP steps of 2, 3 or 4 granules: 4, 6 or 8 words.
-          run_word  <= weight.word + ELEMENT_BITS'(FORMAT_BITS[w_format] == 4 ? product << 2
-                       : FORMAT_BITS[w_format] == 6 ? (product << 2) + (product << 1) : product << 3);
-          run_scale <= weight.scale + SCALE_BITS'(product << 3);
+        if (address_done && tx_idle) begin
           run_start <= 1'b1;
           running   <= 1'b1;
           answer(STATUS_OK, 32'd0, 6'd0);
@@ -488,25 +370,7 @@ module mx_engine
       DATA: begin
         if (payload_left == 0) answer(STATUS_OK, 32'd0, 6'd0);
         else begin
-          payload_left <= payload_left - 11'd1;
-          if (writing_data && is_load) begin
-            load_next <= load_next + 32'd1;
-            if (in_elements) begin
-              lane      <= lane + 3'd1;
-              collected <= {data, collected[55:8]};
-              if (&lane) begin
-                write_elements   <= 1'b1;
-                write_element    <= {data, collected};
-                write_element_at <= element_at;
-                element_at       <= element_at + 1'b1;
-              end
-            end else begin
-              write_scales   <= 1'b1;
-              write_scale    <= data;
-              write_scale_at <= scale_at;
-              scale_at       <= scale_at + 1'b1;
-            end
-          end
+          if (writing_data && is_load) load_next <= load_next + 32'd1;
           if (writing_data && !is_load) begin
             x_next  <= x_next + 32'd1;
             x_write <= 1'b1;
@@ -515,28 +379,7 @@ module mx_engine
         end
       end
 
-      HEAD: if (head_at == 3'd0 ? tx_idle : tx_ready) begin
-        // The first cycle opens the frame; the four bytes follow.
-        head_at <= head_at + 3'd1;
-        if (head_at == 3'd4) begin
-          if (message == MESSAGE_PING && status == STATUS_OK) state <= ECHO;
-          else if (message == MESSAGE_RUN && status == STATUS_OK) state <= RESULTS;
-          else state <= PAYLOAD;
-        end
-      end
-      PAYLOAD:
-        if (payload_at == payload_bytes) state <= FINISH;
-        else if (tx_ready) begin
-          payload    <= payload >> 8;
-          payload_at <= payload_at + 6'd1;
-        end
-      ECHO:
-        if (payload_left == 0) state <= FINISH;
-        else if (tx_ready) payload_left <= payload_left - 11'd1;
-      RESULTS:
-        if (result_bytes_left == 0) state <= FINISH;
-        else if (tx_ready && result_valid) result_bytes_left <= result_bytes_left - 16'd1;
-      FINISH: state <= IDLE;
+      ANSWER: if (reply_done) state <= IDLE;
       default: state <= IDLE;
     endcase
 
@@ -547,7 +390,6 @@ module mx_engine
       x_begun     <= 1'b0;
       bad_pending <= 1'b0;
       running     <= 1'b0;
-      {cycles, busy_cycles, passes, frames_received, frames_bad, frames_sent} <= '0;
     end
   end
 

@@ -12,7 +12,7 @@ from mx_fpga.arithmetic import matmul_codes
 from mx_fpga.elements import format_number
 from mx_fpga.framing import Deframer, encode_frame
 from mx_fpga.layout import Geometry
-from mx_fpga.protocol import LoadBegin, Message
+from mx_fpga.protocol import LoadBegin, Message, Status
 
 GEOMETRY = Geometry(rows=1, columns=1, group=8)
 
@@ -114,6 +114,16 @@ async def damaged_frames_are_reported_and_nothing_is_lost_behind_them(dut) -> No
         streams.incoming += frame + b"\0"
         assert (await streams.answer()).message == Message.BAD_FRAME
         assert (await streams.ask(Message.PING, b"next", number)).payload == b"next"
+
+
+@cocotb.test()
+async def a_request_under_the_name_of_bad_frame_is_refused_once(dut) -> None:
+    streams = Streams(dut, 5)
+    await streams.reset()
+    streams.incoming += encode_frame(bytes([0x7F, 0, 7, 0]) + b"payload")
+    frame = await streams.answer()
+    assert (frame.status, frame.sequence) == (Status.UNKNOWN_MESSAGE, 7)
+    assert (await streams.ask(Message.PING, b"next", 8)).payload == b"next"
 
 
 @cocotb.test()
