@@ -36,7 +36,7 @@ other_torch = $(if $(filter-out file,$(origin TORCH)),$(shell [ "$$(cat $(1)/tor
 rebuild:
 
 $(VENV)/.complete: pyproject.toml requirements/common.txt requirements/ppo.txt $(call other_torch,$(VENV))
-	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)test$(,)dev]')
+	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)report$(,)search$(,)test$(,)dev]')
 
 $(VENV_TRL)/.complete: pyproject.toml requirements/common.txt requirements/trl.txt $(call other_torch,$(VENV_TRL))
 	$(call build_env,$(VENV_TRL),trl,'.[trl$(,)test]')
@@ -82,8 +82,10 @@ demo: $(VENV)/.complete ## Train PPO under policies A and C on a small random mo
 
 FPGA_DEMO := examples/ppo_mx.py --policy C --backend fpga --max_steps 3 --per_device_train_batch_size 16
 
-# on_mismatch=fail: a single differing bit between board and host ends it with an error.
+# The first line builds the simulated board, which is not the business of a training step. on_mismatch=fail: a single
+# differing bit between board and host ends it with an error.
 demo_fpga: $(VENV)/.complete ## The demo with one projection's rollouts on the simulated FPGA, then all layers verified on it
+	$(VENV)/bin/mx-plugin fpga info sim:
 	$(LAUNCH) $(FPGA_DEMO) --fpga_layers '*.layers.0.self_attn.q_proj' --output_dir $(DEMO_DIR)_fpga/offload
 	$(LAUNCH) $(FPGA_DEMO) --backend_options fpga.mode=verify fpga.on_mismatch=fail --output_dir $(DEMO_DIR)_fpga/verify
 

@@ -7,6 +7,7 @@ have trained other models, other prompts would have been answered otherwise - an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -20,7 +21,6 @@ Scores = NDArray[np.float64]
 CONFIDENCE = 0.95
 DRAWS = 10_000
 POWER = 0.8
-_CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,33 @@ def bootstrap_interval(
     if not np.isfinite(table).all():
         row, column = (int(i) for i in np.argwhere(~np.isfinite(table))[0])
         raise ExperimentError(f"score of seed {row}, prompt {column} is {table[row, column]}, not a number")
-    means = _bootstrap_means(table, confidence, draws, np.random.default_rng(seed))
+    means = _bootstrap_means(table, confidence, draws, seed)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     value = float(table.mean())
     return Interval(value, min(float(low), value), max(float(high), value), len(table))
 
 
-def _bootstrap_means(table: Scores, confidence: float, draws: int, rng: np.random.Generator) -> Scores:
+def _bootstrap_means(table: Scores, confidence: float, draws: int, seed: int) -> Scores:
     """(draws,) means of redrawn tables, the seeds' main effect widened."""
-    seeds, prompts = table.shape
+    rows, columns = _weights(*table.shape, draws, seed)
     of_seed = table.mean(1) - table.mean()
-    widen = seed_widening(seeds, confidence) - 1.0
-    parts = []
-    for start in range(0, draws, _CHUNK):
-        count = min(_CHUNK, draws - start)
-        rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
-        columns = rng.multinomial(prompts, np.full(prompts, 1 / prompts), count) / prompts
-        parts.append(((rows @ table) * columns).sum(1) + widen * (rows @ of_seed))
-    return np.concatenate(parts)
+    widen = seed_widening(len(table), confidence) - 1.0
+    means: Scores = (rows * (columns @ table.T)).sum(1) + widen * (rows @ of_seed)
+    return means
+
+
+@lru_cache(maxsize=2)
+def _weights(seeds: int, prompts: int, draws: int, seed: int) -> tuple[Scores, Scores]:
+    """How often each draw takes every seed and every prompt, as shares: (draws, seeds) and (draws, prompts).
+
+    The same for all tables of one size, so that a comparison's many intervals share their draws.
+    """
+    rng = np.random.default_rng(seed)
+    rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
+    chosen = rng.integers(0, prompts, (draws, prompts)) + prompts * np.arange(draws)[:, None]
+    columns = np.bincount(chosen.ravel(), minlength=draws * prompts).reshape(draws, prompts) / prompts
+    return rows, columns
 
 
 def seed_widening(seeds: int, confidence: float = CONFIDENCE) -> float:
@@ -180,6 +188,7 @@ def _noise(count: int, error: float, largest: float, confidence: float, power: f
 # ---------------------------------------------------------------------------- Student's t
 
 
+@cache
 def t_quantile(p: float, df: int) -> float:
     """The p-quantile of Student's t with ``df`` degrees of freedom, to about 1e-10.
 

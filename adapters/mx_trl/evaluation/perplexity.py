@@ -32,7 +32,7 @@ def text_windows(file: str, tokenizer: PreTrainedTokenizerBase, context: int | N
     windows: list[list[int]] = []
     left = count
     for document in _documents(file, count):
-        ids = list(tokenizer(document, add_special_tokens=False)["input_ids"])[:left]
+        ids = list(tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"])[:left]
         for start in range(0, len(ids), width - len(first)):
             window = first + ids[start : start + width - len(first)]
             if len(window) > 1:

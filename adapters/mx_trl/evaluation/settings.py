@@ -11,6 +11,7 @@ from mx_plugin.errors import nearest
 from mx_plugin.experiments.plan import Plan
 
 from ..errors import StageError
+from ..prompts import read_rows
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,13 @@ _JUDGES = "e.g. gsm8k, reading_ease, rule:name=sentiment, preference:pairs=FILE,
 def settings_of(plan: Plan, results: Path | None = None, **overrides: Any) -> EvaluationSettings:
     """From the plan: TRL's defaults, the recipe's options, ``start``, ``evaluation``, then ``overrides``.
 
+    Where no judge is named it is the one that fits the data (:func:`default_judge`).
+
     Args:
         results: the results folder; paths of the embedded model that moved with it are found there.
 
     Raises:
-        StageError: no model, prompts or judge; an option that does not exist.
+        StageError: no model or prompts; no judge that fits; an option that does not exist.
     """
     options = {**_defaults_of(plan.stage), **plan.recipe.get("options", plan.recipe)}
     given = {_FROM_RECIPE[k]: v for k, v in options.items() if k in _FROM_RECIPE and v is not None}
@@ -109,10 +112,12 @@ def settings_of(plan: Plan, results: Path | None = None, **overrides: Any) -> Ev
     for name, remedy in (
         ("model", "the plan names no model"),
         ("dataset", "the plan's recipe names no prompts (dataset_name)"),
-        ("judge", f"no judge: give --judge, {_JUDGES}"),
     ):
         if name not in given:
             raise StageError(f"evaluation: {remedy}")
+    if "judge" not in given:
+        row = next(iter(read_rows(given["dataset"], given.get("dataset_split", "train"), given.get("dataset_config"))))
+        given["judge"] = default_judge(given.get("reward"), tuple(row), given["dataset"])
     return EvaluationSettings(**given)
 
 
