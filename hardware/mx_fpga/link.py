@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from . import protocol
-from .errors import LinkError, LinkReopened, Refused
+from .errors import BoardError, LinkError, LinkReopened, Refused
 from .framing import DELIMITER, Deframer, encode_frame
 from .port import Port, PortLost, WriteStalled
 from .protocol import Frame, Message, ProtocolError
@@ -67,7 +67,7 @@ class Link:
         reopen_s: how many seconds to wait for a port that vanished.
 
     Raises:
-        BoardError: the URL is none, or pyserial is missing.
+        BoardError: the URL is none, an option is out of range, or pyserial is missing.
         LinkError: the port cannot be opened.
     """
 
@@ -83,6 +83,11 @@ class Link:
         backoff_s: float = 0.05,
         reopen_s: float = 10.0,
     ) -> None:
+        if timeout_s <= 0 or retries < 0 or min(backoff_s, reopen_s) < 0 or (credits is not None and credits < 1):
+            raise BoardError(
+                f"timeout_s={timeout_s} must be above 0, retries={retries}, backoff_s={backoff_s} and "
+                f"reopen_s={reopen_s} at least 0, credits={credits} at least 1"
+            )
         self.url = url
         self.credits = 1  # until the board has said how many it can hold
         self._chosen_credits = credits

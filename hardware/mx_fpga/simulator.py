@@ -71,6 +71,8 @@ class Simulator:
     ) -> None:  # fmt: skip
         if not pty and port is None:
             raise ValueError("pty=False without a port: nothing to connect to; port=0 takes a free one")
+        if port is not None and not 0 <= port <= 65535:
+            raise ValueError(f"port must lie in 0..65535, not {port}; 0 takes a free one")
         if modelled_watts is not None and not modelled_watts > 0:
             raise ValueError(f"modelled_watts must be above 0, not {modelled_watts}; None for no energy source")
         command = [str(build(model, progress)), "--parent", str(os.getpid()), "--pty", str(int(pty))]

@@ -17,6 +17,7 @@ from . import emulation, layout, protocol
 from .board import Board
 from .elements import format_number
 from .emulation import EmulatedWeight
+from .errors import BoardError, DoesNotFit
 from .protocol import Message
 from .window import Request
 
@@ -35,7 +36,8 @@ _BITS_A_BYTE = 10
 @dataclass(frozen=True)
 class LinkSpeed:
     """How a bulk load uses the link. ``framing``: payload bytes a wire byte. ``efficiency``: payload carried, relative
-    to the rate that ``compared_with`` names; None where that rate is not known. Seconds are medians."""
+    to the rate that ``compared_with`` names; None where that rate is not known. Seconds are medians, cycles of
+    a simulated board the least: while other programs keep the host from sending it works on, which can only add."""
 
     payload_per_second: float
     framing: float
@@ -70,7 +72,7 @@ class LayerSpeed:
         return self.exact and self.load_s + self.product_s < LAYER_TARGET_S
 
 
-def link_speed(board: Board, nbytes: int = 1 << 18, repeats: int = 5, baudrate: int | None = None) -> LinkSpeed:
+def link_speed(board: Board, nbytes: int = 1 << 18, repeats: int = 9, baudrate: int | None = None) -> LinkSpeed:
     """Load the same weight again and again.
 
     A simulated board is judged in its own time: its transport carries a byte a cycle, and its clock stands still while
@@ -79,6 +81,9 @@ def link_speed(board: Board, nbytes: int = 1 << 18, repeats: int = 5, baudrate: 
     Args:
         nbytes: of the weight, at most half of the board's memory.
         baudrate: of a real serial port.
+
+    Raises:
+        DoesNotFit: the board's memory does not hold a load worth measuring.
     """
     requests, payload = _bulk(board, min(nbytes, board.hello.element_bytes // 2, board.hello.scale_bytes * 16))
     seconds, cycles = [], []
@@ -91,7 +96,7 @@ def link_speed(board: Board, nbytes: int = 1 << 18, repeats: int = 5, baudrate: 
     board.reset()
     rate = payload / statistics.median(seconds)
     if board.simulated:
-        return LinkSpeed(rate, framing, payload / statistics.median(cycles), "a byte a cycle")
+        return LinkSpeed(rate, framing, payload / min(cycles), "a byte a cycle")
     if baudrate is not None:
         return LinkSpeed(rate, framing, rate * _BITS_A_BYTE / baudrate, f"{baudrate} baud")
     return LinkSpeed(rate, framing, None, "an unknown rate: give --baudrate")
@@ -100,7 +105,13 @@ def link_speed(board: Board, nbytes: int = 1 << 18, repeats: int = 5, baudrate: 
 def layer_speed(
     board: Board, fmt: str, activations: str, rows: int = 896, length: int = 896, tokens: int = 1, repeats: int = 5
 ) -> LayerSpeed:
-    """Load a random layer, multiply it, and compare every bit with ``emulate``."""
+    """Load a random layer, multiply it, and compare every bit with ``emulate``.
+
+    Raises:
+        BoardError: a size below 1; a layer that the board cannot take.
+    """
+    if min(rows, length, tokens) < 1:
+        raise BoardError(f"a layer of {rows} x {length} with {tokens} tokens: each must be at least 1")
     draw = torch.Generator().manual_seed(0)
     w = quantize(torch.randn(rows, length, generator=draw), fmt)
     x = quantize(torch.randn(tokens, length, generator=draw), activations)
@@ -123,7 +134,12 @@ def _bulk(board: Board, nbytes: int) -> tuple[Sequence[Request], int]:
     """Requests that load a weight of about ``nbytes``, and its bytes."""
     fmt, blocks = board.hello.format_names[0], min(8, board.hello.max_blocks)
     elements, scales = layout.weight_sizes(board.geometry.group_rows, blocks, fmt, board.geometry)
-    groups = max(1, nbytes // (elements + scales))
+    groups = nbytes // (elements + scales)
+    if not groups:
+        raise DoesNotFit(
+            f"half the memory of board {board.name} ({board.hello.element_bytes} bytes for elements, "
+            f"{board.hello.scale_bytes} for scales) does not hold {elements + scales} bytes: too small to be measured"
+        )
     begin = protocol.LoadBegin(0, format_number(fmt), blocks, groups, 0, elements * groups, 0, scales * groups)
     data = np.random.default_rng(0).integers(0, 256, (elements + scales) * groups, np.uint8).tobytes()
     size = min(protocol.LOAD_CHUNK_DATA, (board.hello.max_payload - 8) & ~63)

@@ -136,6 +136,22 @@ def test_bench_measures_link_and_layers(capsys: Capture) -> None:
     assert "target 95%: met" in out and "bit-exact" in out and "GMAC/s at 50 MHz" in out
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["fake:", "--tokens", "-1"], "a layer of 896 x 896 with -1 tokens: each must be at least 1"),
+        (["fake:", "--length", "100000"], "board fake multiplies rows of 1 to 8192 elements"),
+        (["fake:", "--formats", "MXFP5"], "did you mean 'MXFP8'"),
+        (["fake:?element_bytes=2048"], "too small to be measured"),
+        (["fake:", "--timeout_s", "0"], "timeout_s=0.0 must be above 0"),
+    ],
+)
+def test_bench_of_what_cannot_be_is_one_message(capsys: Capture, words: list[str], message: str) -> None:
+    assert main(["fpga", "bench", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("mx-plugin: error: ") and message in said
+
+
 def test_bench_of_wrong_bits_fails_and_of_an_unknown_line_judges_nothing(capsys: Capture) -> None:
     class Faulty(FakeBoard):
         def _answer(self, content: bytes) -> bytes:
@@ -184,6 +200,8 @@ def test_sim_prints_two_urls_and_ends_when_told(verilator: None) -> None:
 def test_sim_with_impossible_dimensions_is_one_message(capsys: Capture) -> None:
     assert main(["fpga", "sim", "--rows", "3"]) == 2
     assert "the RTL has 1, 2 or 4 rows" in capsys.readouterr().err
+    assert main(["fpga", "sim", "--port", "99999"]) == 2
+    assert "port must lie in 0..65535, not 99999" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------- doctor

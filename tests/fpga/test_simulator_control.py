@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from mx_fpga import protocol
+from mx_fpga import layout, protocol
+from mx_fpga.elements import format_number
 from mx_fpga.framing import Deframer, encode_frame
 from mx_fpga.protocol import Energy, EnergySource, Message, Status
 from mx_fpga.simulator import Simulator, SimulatorError, start
@@ -158,6 +159,26 @@ def test_an_unplugged_tcp_port_refuses_and_is_the_same_afterwards(own: Simulator
     with call(own) as connection:
         connection.sendall(ping(4))
         assert answers(connection, 1) == [4]
+
+
+def test_a_bulk_load_uses_more_than_95_percent_of_a_byte_a_cycle(own: Simulator) -> None:
+    """All of it waits before the board's clock runs: what is counted does not depend on how fast this machine is."""
+    blocks, groups, chunk = 8, 15, 2016
+    with RawBoard(own.url) as board:
+        sizes = layout.weight_sizes(groups * board.geometry.group_rows, blocks, "MXFP8", board.geometry)
+        begin = protocol.LoadBegin(1, format_number("MXFP8"), blocks, groups, 0, sizes[0], 0, sizes[1])
+        requests = [(Message.LOAD_BEGIN, begin.encode())]
+        data = bytes(i % 251 for i in range(sum(sizes)))
+        for at in range(0, len(data), chunk):
+            requests.append((Message.LOAD_CHUNK, protocol.load_chunk(1, at, data[at : at + chunk])))
+        requests.append((Message.LOAD_COMMIT, protocol.handle_only(1)))
+        own.pause()
+        before = own.stats().cycles
+        board.send(b"".join(encode_frame(protocol.encode_request(m, 9, payload)) for m, payload in requests))
+        time.sleep(0.2)
+        own.resume()
+        assert [board.receive().status for _ in requests] == [Status.OK] * len(requests)
+        assert len(data) / (own.stats().cycles - before) > 0.95
 
 
 # ---------------------------------------------------------------------------- hosts
