@@ -139,7 +139,10 @@ class Backend(ABC):
         scale_rule: str = "floor",
         key: StochasticKey | None = None,
     ) -> MXTensor:
-        """Cast to a packed tensor, bit-identical to ``mx_plugin.quantize``."""
+        """Cast to a packed tensor, bit-identical to ``mx_plugin.quantize``.
+
+        The engine packs weights with a ``key`` that names the layer, although rounding to nearest draws nothing.
+        """
 
     def fake_quantize(
         self,

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MXCallback", "attach"]
+__all__ = ["MXCallback", "RLHFTrainer", "attach"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "RLHFTrainer":
+        from .rlhf_trainer import RLHFTrainer
+
+        return RLHFTrainer
     if name in __all__:
         from . import callback
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..formats.philox import StochasticKey
 from ..formats.tensor import MXTensor
 from ..interfaces import Backend, Handle
 from ..precision.formats import Product
@@ -41,6 +42,9 @@ class PackedWeights:
         self.layer = layer
         self.backend = backend
         self.on_pack = on_pack
+        # Drawn from by no rounding to nearest: it tells backends that draw for themselves which weight this is. Not
+        # by role, so that policy and reference are alike.
+        self._name = StochasticKey.of(0, 0, layer.name, "weight")
         self.stale = False
         self._packs: dict[_Key, Pack] = {}
         self._kept: MXTensor | None = None
@@ -63,7 +67,7 @@ class PackedWeights:
             self.drop()
         pack = self._packs.get(key)
         if pack is None:
-            packed = backend.quantize(weight, key[0], -1, scale_rule=key[1])
+            packed = backend.quantize(weight, key[0], -1, scale_rule=key[1], key=self._name)
             pack = self._packs[key] = Pack(backend, packed)
             if self._fingerprint is None:
                 self._fingerprint = Fingerprint(weight)

@@ -36,10 +36,11 @@ class NoisyTensor(MXTensor):
 class NoiseBackend(Backend):
     """x + n instead of q(x), n Gaussian and independent, with RMS(n) = RMS(q(x) - x) over the operand.
 
-    An operand is a layer's whole weight, or its whole input (or output gradient) in one call. Noise is a function of
-    ``seed``, the draw and the operand's bits: forward passes that are computed twice, as under checkpointing, get the
-    same, and no other call changes it. :meth:`redraw` begins the next draw; training changes operands, and so
-    their noise, anyway.
+    An operand is a layer's whole weight, or its whole input (or output gradient) in one call. A packed weight's noise
+    is a function of ``seed``, the draw and the layer's name: policy and reference, whose rounding errors are nearly
+    the same, get the same noise, or their KL would measure it. That of other operands is a function of ``seed``, the
+    draw and the operand's bits: forward passes that are computed twice, as under checkpointing, get the same. So no
+    call depends on another. :meth:`redraw` begins the next draw.
 
     Args:
         inner: name of the backend whose rounding is imitated.
@@ -88,7 +89,7 @@ class NoiseBackend(Backend):
     ) -> NoisyTensor:
         """The inner backend's packed tensor, which also carries what ``load_weight`` will multiply."""
         packed = self.inner.quantize(x, fmt, dim, rounding=rounding, scale_rule=scale_rule, key=key)
-        return NoisyTensor(packed, self._noisy(x, self.inner.dequantize(packed, x.dtype)))
+        return NoisyTensor(packed, self._noisy(x, self.inner.dequantize(packed, x.dtype), key))
 
     def fake_quantize(
         self,
@@ -110,16 +111,17 @@ class NoiseBackend(Backend):
         noisy = self._noisy(source, rounded)
         return noisy if out is None else out.copy_(noisy)
 
-    def _noisy(self, x: torch.Tensor, rounded: torch.Tensor) -> torch.Tensor:
+    def _noisy(self, x: torch.Tensor, rounded: torch.Tensor, key: StochasticKey | None = None) -> torch.Tensor:
         if not x.numel():
             return x
         error = (rounded.float() - x.float()).nan_to_num_(0.0, 0.0, 0.0)
         size = error.square_().mean().sqrt_()
-        return (x.float() + self._gaussian(x).mul_(size)).to(x.dtype)
+        return (x.float() + self._gaussian(x, key).mul_(size)).to(x.dtype)
 
-    def _gaussian(self, x: torch.Tensor) -> torch.Tensor:
-        """Standard normal, float32, of x's shape: the same for the same seed, draw and bits of x."""
-        seed = hash((self.seed, self.draw, *_fingerprint(x))) & (2**63 - 1)
+    def _gaussian(self, x: torch.Tensor, key: StochasticKey | None) -> torch.Tensor:
+        """Standard normal, float32, of x's shape: the same for the same seed, draw and key, without one bits of x."""
+        named = _fingerprint(x) if key is None else (key.seed, key.step, key.stream, key.call)
+        seed = hash((self.seed, self.draw, *named)) & (2**63 - 1)
         with self._lock:
             generator = self._generators.setdefault(x.device, torch.Generator(x.device))
             generator.manual_seed(seed)

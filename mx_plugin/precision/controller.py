@@ -137,6 +137,11 @@ class AdaptiveController:
     # ---------------------------------------------------------------- backends
 
     @property
+    def chosen_backend(self) -> str | Backend:
+        """``backend`` as it was given; opens nothing."""
+        return self._chosen
+
+    @property
     def backend(self) -> Backend:
         """The backend that ``load_quantized_weights`` loads into: the board once it is configured."""
         if self.board_format is not None:

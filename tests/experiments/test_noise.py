@@ -68,6 +68,16 @@ def test_another_seed_and_another_operand_get_other_noise(backend: NoiseBackend)
     assert not torch.equal(noises[0], noises[1])
 
 
+def test_a_weight_keeps_its_noise_while_it_is_trained_and_shares_it_with_the_reference(backend: NoiseBackend) -> None:
+    weight, key = torch.randn(64, 64), StochasticKey.of(0, 0, "model.layers.0.q_proj", "weight")
+    trained = weight + 1e-3 * torch.randn(64, 64)
+    noises = [backend.quantize(w, "MXFP4", key=key).noisy - w for w in (weight, trained)]
+    assert torch.corrcoef(torch.stack([n.flatten() for n in noises]))[0, 1] > 0.99
+    other = StochasticKey.of(0, 0, "model.layers.1.q_proj", "weight")
+    elsewhere = backend.quantize(weight, "MXFP4", key=other).noisy - weight
+    assert abs(torch.corrcoef(torch.stack([noises[0].flatten(), elsewhere.flatten()]))[0, 1]) < 0.05
+
+
 def test_linear_multiplies_both_noisy_operands_in_the_models_dtype(backend: NoiseBackend) -> None:
     x, weight, bias = torch.randn(3, 5, 64), torch.randn(48, 64), torch.randn(48)
     handle = backend.load_weight(backend.quantize(weight, "MXFP4"))

@@ -54,8 +54,10 @@ class Options:
         return answer
 
 
-def parse(recipe: Recipe, output_dir: Path) -> Options:
+def parse(recipe: Recipe, output_dir: Path, hold_out: int = DEFAULT_HELD_OUT) -> Options:
     """The options of a run that writes to ``output_dir``; reporting, saving and sampling are switched off.
+
+    ``hold_out``: prompts to keep out of training where the recipe would train on all of them.
 
     Raises:
         StageError: what TRL, transformers or MXConfig refuse.
@@ -74,7 +76,7 @@ def parse(recipe: Recipe, output_dir: Path) -> Options:
     options = Options(*parsed)
     options.script.no_mx, options.script.policies = False, None
     if options.script.num_eval_prompts < 1 and options.script.num_prompts is None:
-        options.script.num_eval_prompts = DEFAULT_HELD_OUT
+        options.script.num_eval_prompts = hold_out
     if hasattr(options.training, "num_sample_generations"):
         options.training.num_sample_generations = 0
     if recipe.num_steps is not None:
