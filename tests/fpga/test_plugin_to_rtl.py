@@ -36,8 +36,8 @@ def bits(backend: Backend, w: MXTensor, x: torch.Tensor, activations: str) -> to
 
 
 def difficult() -> torch.Tensor:
-    """Tokens of ordinary values; of both ends of float32, which take scales down to 0 and far up; with NaN and infinities,
-    which take scale 255; and one whose second half cancels the first."""
+    """Tokens of ordinary values; of both ends of float32, which take scales down to 0 and far up; with NaN and
+    infinities, which take scale 255; and one whose second half cancels the first."""
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(6, LENGTH, generator=draw)
     x[1] *= 1e-40
