@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..ledger.writers import write_atomically
+from ..atomic import write_atomically
 from .errors import ExperimentError
 from .plan import Plan, PlannedRun
 

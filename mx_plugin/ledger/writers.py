@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..atomic import write_atomically as write_atomically
+
 Write = Callable[[int, bytes], int]
 """``os.write``, or something that fails like it."""
 
@@ -138,21 +140,3 @@ def _plain(value: Any) -> Any:
         except (RuntimeError, TypeError, ValueError):
             pass
     return str(value)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file in one step: a reader sees the old or the new text, never a part.
-
-    Raises:
-        OSError: it cannot be written; the old file is untouched and no temporary file stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise

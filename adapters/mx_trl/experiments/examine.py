@@ -12,10 +12,10 @@ from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 
+from mx_plugin.atomic import write_atomically
 from mx_plugin.errors import MXError
 from mx_plugin.execution.adoption import select
 from mx_plugin.experiments.child import end_with_parent
-from mx_plugin.ledger.writers import write_atomically
 from mx_plugin.plugins import layer_types
 
 from ..errors import StageError
