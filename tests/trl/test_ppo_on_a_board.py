@@ -10,8 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-pytest.importorskip("serial")
-
 from mx_fpga.board import open_boards
 from mx_fpga.errors import BoardError
 from mx_fpga.fake import FakeBoard
