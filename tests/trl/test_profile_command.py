@@ -26,8 +26,8 @@ COLUMNS = ["layer", "phase", "role", "format", "cost", "metric", "unit"]
 def small(embedded: EmbeddedFolder) -> list[str]:
     """The options of a profile that takes a second or two; ``policy search --verify`` takes them too."""
     return [
-        "--dataset", str(embedded.prompts), "--num_prompts", "2", "--generate", "4", "--max_length", "64",
-        "--batch_size", "4",
+        "--dataset", str(embedded.prompts), "--num_prompts", "8", "--generate", "8", "--max_length", "64",
+        "--batch_size", "8",
     ]  # fmt: skip
 
 
@@ -90,7 +90,11 @@ def test_a_matrix_for_another_model_names_the_first_layers_that_differ(
         ([{"prompt": "a b " * 200}], [], "all 1 prompts are longer than 32 tokens (the shortest has"),
         ([{"prompt": "a b"}], ["--max_length", "65"], "--max_length 65 exceeds the context of"),
         ([{"prompt": "a b"}], ["--generate", "64"], "leaves no room for a prompt in --max_length 64"),
-        ([{"prompt": "a b"}], ["--phases", "reward"], "--phases reward needs a model that scores: give --reward_model"),
+        (
+            [{"prompt": "a b"}],
+            ["--phases", "reward"],
+            "--phases reward needs a model that scores: give --reward_m",
+        ),
         ([{"prompt": "a b"}], ["--formats", "MXFP5"], "MXFP5"),
         ([{"prompt": "a b"}], ["--heatmap", "map.png"], "the ending '.png' cannot be drawn; give .svg or .html"),
         ([{"prompt": "a b"}], ["--exclude", "*.nothing"], "exclude '*.nothing' matches no adopted layer"),
@@ -128,3 +132,24 @@ def test_an_unfinished_profile_of_another_model_is_not_continued(
     capsys.readouterr()
     assert main(["profile", "--model", str(other), *small, *short, "--resume"]) == 2
     assert f"the weights of {changed.removesuffix('.weight')} differ" in capsys.readouterr().err
+
+
+def test_critics_and_references_are_profiled_under_their_own_names(
+    tmp_path: Path, embedded: EmbeddedFolder, small: list[str]
+) -> None:
+    output = tmp_path / "m.csv"
+    profile = ["profile", "--model", str(embedded.policy), *small, "--output", str(output), "--phases", "reward"]
+    profile += ["--reference_model", str(embedded.policy), "--value_model", str(embedded.reward), "--formats", "MXFP4"]
+    assert main([*profile, "--engine", "fast"]) == 0
+    with output.open(encoding="utf-8", newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert {(row["role"], row["metric"]) for row in rows} == {
+        ("value", "score_error_estimate"), ("reference", "kl_estimate")
+    }  # fmt: skip
+    names = {role: {row["layer"] for row in rows if row["role"] == role} for role in ("value", "reference")}
+    from mx_trl.models import load_scorer
+
+    critic = {name for name, _ in load_scorer(str(embedded.reward), "critic").named_modules()}
+    assert names["value"] and names["value"] <= critic
+    for role in names:
+        assert max(float(row["cost"]) for row in rows if row["role"] == role) > 0

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class WeightLog:
     def add(self, weights: torch.Tensor, mask: torch.Tensor) -> None:
         """Book the weights of one generation: (sequences, length or 1); every process calls this together."""
         own = weights.flatten() if weights.shape[1] == 1 else weights[mask.bool()]
-        gathered = self.trainer.accelerator.gather_for_metrics([own.tolist()], use_gather_object=True)
+        gathered = gather_object([own.tolist()])
         every = torch.tensor([weight for part in gathered for weight in part], dtype=torch.float64)
         found = {
             "ess": effective_share(every),

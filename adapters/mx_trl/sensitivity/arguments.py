@@ -11,6 +11,10 @@ _WHAT: dict[str, dict[str, Any]] = {
         "help": "profile the phase reward too: a sequence classifier with one label, or a causal model with TRL's "
         "value head (v_head); folder or hub id"
     },
+    "--value_model": {
+        "help": "profile the critic in phase reward: such a model too, but every position is scored; folder or hub id"
+    },
+    "--reference_model": {"help": "profile the reference in phase reward: a causal model; folder or hub id"},
     "--formats": {
         "nargs": "+",
         "default": ["MXFP4", "MXFP6", "MXFP8"],
@@ -88,11 +92,12 @@ def as_profile(arguments: argparse.Namespace) -> argparse.Namespace:
     models = dict(_named(text) for text in arguments.model)
     settings = {name.removeprefix("--"): options.get("default") for name, options in (_WHAT | _DATA | _RUN).items()}
     given = {name: value for name, value in vars(arguments).items() if name in settings and value is not None}
-    told = {"model": models.get("policy"), "reward_model": models.get("reward"), "phases": None}
+    told = {"model": models.get("policy"), "phases": None}
+    told |= {f"{role}_model": models.get(role) for role in ("reward", "value", "reference")}
     return argparse.Namespace(**{**settings, **given, **told})
 
 
 def _named(text: str) -> tuple[str, str]:
     """(role, folder or hub id); without a role it is the policy's."""
     role, equals, source = text.partition("=")
-    return (role, source) if equals and role in ("policy", "reward") else ("policy", text)
+    return (role, source) if equals and role in ("policy", "reward", "value", "reference") else ("policy", text)

@@ -20,7 +20,7 @@ from ..errors import StageError
 from ..models import context_length, end_tokens, ensure_padding, load_policy, load_tokenizer, plain_generation
 from ..prompts import fitting_prompts, read_prompts
 from .data import batches_of, continued, first_row, has_pairs, paired_batches, prompt_rule_of, read_pairs
-from .value_head import load_reward_model
+from .value_head import as_critic, load_reward_model
 
 logger = logging.getLogger(__name__)
 
@@ -53,9 +53,14 @@ def load(arguments: argparse.Namespace) -> Loaded:
     batches = {"policy": batches_of(sequences, tokenizer.pad_token_id, arguments.batch_size, use_cache=False)}
     models: dict[str, Any] = {}
     pairs: list[tuple[Batch, Batch]] = []
+    texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
+    if arguments.reference_model is not None:
+        models["reference"] = load_policy(arguments.reference_model, **options).to(device)
+    if arguments.value_model is not None:
+        models["value"] = as_critic(load_reward_model(arguments.value_model, **options)).to(device)
+        batches["value"] = _texts(models["value"], texts, arguments.value_model, arguments)
     if arguments.reward_model is not None:
         models["reward"] = load_reward_model(arguments.reward_model, **options).to(device)
-        texts = tokenizer.batch_decode(sequences, skip_special_tokens=True)
         pairs, batches["reward"] = _scored(models["reward"], texts, arguments)
         if pairs:
             del batches["reward"]
@@ -107,8 +112,11 @@ def check(arguments: argparse.Namespace) -> None:
             f"--generate {arguments.generate} leaves no room for a prompt in --max_length {arguments.max_length}; "
             "generate fewer tokens or raise --max_length"
         )
-    if arguments.phases and "reward" in arguments.phases and arguments.reward_model is None:
-        raise StageError("--phases reward needs a model that scores: give --reward_model")
+    scoring = (arguments.reward_model, arguments.value_model, arguments.reference_model)
+    if arguments.phases and "reward" in arguments.phases and not any(scoring):
+        raise StageError(
+            "--phases reward needs a model that scores: give --reward_model, --value_model or --reference_model"
+        )
     if arguments.pairs and arguments.reward_model is None:
         raise StageError("--pairs are compared by a reward model: give --reward_model")
     if not hasattr(torch, arguments.dtype) or arguments.dtype not in ("float32", "bfloat16", "float16"):
@@ -163,7 +171,7 @@ def _scored(
 ) -> tuple[list[tuple[Batch, Batch]], list[Batch]]:
     """What the reward model scores: preferences, or else the policy's texts."""
     tokenizer = load_tokenizer(arguments.reward_model, trust_remote_code=arguments.trust_remote_code)
-    pad = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+    pad = _pad(tokenizer)
     model.config.pad_token_id = pad  # a classifier finds the last token by what is not padding
     longest = min(arguments.max_length, context_length(model) or arguments.max_length)
     source = arguments.pairs or arguments.dataset
@@ -173,11 +181,22 @@ def _scored(
             source, tokenizer, split=split, config=dataset_config, limit=arguments.num_pairs, longest=longest
         )
         return paired_batches(pairs, pad, arguments.batch_size), []
+    return [], _texts(model, texts, arguments.reward_model, arguments)
+
+
+def _texts(model: Any, texts: list[str], source: str, arguments: argparse.Namespace) -> list[Batch]:
+    """The policy's texts in the tokens of a model that scores them."""
+    tokenizer = load_tokenizer(source, trust_remote_code=arguments.trust_remote_code)
+    longest = min(arguments.max_length, context_length(model) or arguments.max_length)
     tokens = [ids for text in texts if (ids := list(tokenizer(text)["input_ids"]))]
     cut = sum(len(ids) > longest for ids in tokens)
     if cut:
-        logger.warning("%d texts are longer than %d of the reward model's tokens, and cut there", cut, longest)
-    return [], batches_of([ids[:longest] for ids in tokens], pad, arguments.batch_size)
+        logger.warning("%d texts are longer than %d tokens of %s, and cut there", cut, longest, source)
+    return batches_of([ids[:longest] for ids in tokens], _pad(tokenizer), arguments.batch_size)
+
+
+def _pad(tokenizer: PreTrainedTokenizerBase) -> int:
+    return next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
 
 
 def _words(pairs: list[tuple[Batch, Batch]]) -> str:

@@ -32,6 +32,39 @@ class ValueHeadModel(nn.Module):
         return values
 
 
+class Critic(nn.Module):
+    """A sequence classifier that scores every position, as PPO's critic does: token ids -> (sequences, length, 1).
+
+    Its layers keep the classifier's names.
+    """
+
+    def __init__(self, classifier: Any, head: nn.Module) -> None:
+        super().__init__()
+        self.prefix: str = classifier.base_model_prefix
+        self.add_module(self.prefix, classifier.base_model)
+        self.score = head
+        self.config = classifier.config
+
+    def forward(self, **inputs: Any) -> torch.Tensor:
+        """Scores of every position, in the head's dtype."""
+        values: torch.Tensor = self.score(getattr(self, self.prefix)(**inputs)[0])
+        return values
+
+
+def as_critic(model: nn.Module) -> nn.Module:
+    """A model with a value a position.
+
+    Raises:
+        StageError: a classifier whose head is no ``score``.
+    """
+    if isinstance(model, ValueHeadModel):
+        return model
+    head = getattr(model, "score", None)
+    if not isinstance(head, nn.Module):
+        raise StageError(f"{type(model).__name__} has no head named score that could value every position")
+    return Critic(model, head)
+
+
 def load_reward_model(path: str, **options: Any) -> nn.Module:
     """A sequence classifier, or, where the weights hold ``v_head``, a causal model with its value head.
 
