@@ -113,12 +113,13 @@ def test_two_processes_build_it_once(script: Path, repository: Path) -> None:
 
 
 def test_a_killed_builder_does_not_block_the_next(script: Path, repository: Path) -> None:
-    write(script, "touch $0.started; sleep 600")
+    write(script, "echo $$ > $0.pid; mv $0.pid $0.started; exec sleep 600")
     with builder(repository) as first:
         while not Path(f"{script}.started").exists():
             assert first.poll() is None
             time.sleep(0.05)
         first.send_signal(signal.SIGKILL)
+    os.kill(int(Path(f"{script}.started").read_text()), signal.SIGKILL)  # a real compiler ends by itself
     write(script, "touch $folder/$program")
     assert build(TINY).is_file()
 
