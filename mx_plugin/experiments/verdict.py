@@ -104,7 +104,7 @@ def decide(difference: Interval, margin: Margin | None, baseline: Improvement, n
         return Verdict(INCONCLUSIVE, f"{baseline.why}, so there was nothing that {name} could have lost")
     if difference.seeds < 2:
         return Verdict(INCONCLUSIVE, "one seed in common says nothing about other seeds: run at least two")
-    what = f"{_signed(difference)} {margin.metric if margin else 'judge'} against {other}"
+    what = f"{_measure(margin, other)} {_signed(difference)}"
     if difference.low > 0:
         return Verdict(BETTER, f"{what}: the whole interval lies above 0")
     if margin is not None and difference.low > -margin.value:
@@ -115,6 +115,12 @@ def decide(difference: Interval, margin: Margin | None, baseline: Improvement, n
         return Verdict(WORSE, f"{what}: the whole interval lies below 0{beyond}")
     limit = f" and beyond the margin of {margin.value:g}" if margin else "; no margin was declared"
     return Verdict(INCONCLUSIVE, f"{what}: the interval reaches from above 0 to below it{limit}")
+
+
+def _measure(margin: Margin | None, other: str) -> str:
+    if margin is not None and margin.metric == WIN_RATE:
+        return f"win rate against {other} less one half"
+    return f"{margin.metric if margin else 'judge'} against {other}"
 
 
 def _signed(interval: Interval) -> str:

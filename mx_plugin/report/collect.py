@@ -173,6 +173,10 @@ def _metrics(file: Path, troubles: list[str]) -> dict[str, list[tuple[float, flo
 def _records(file: Path, troubles: list[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
     try:
         with file.open(newline="", encoding="utf-8") as lines:
-            yield from enumerate(csv.DictReader(lines), start=2)
+            for number, record in enumerate(csv.DictReader(lines), start=2):
+                if None in record.values() or None in record:
+                    troubles.append(f"{file}, line {number}: not as many fields as the header has; left out")
+                else:
+                    yield number, record
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         troubles.append(f"{file}: {error}")

@@ -43,11 +43,12 @@ def _line(name: str, runs: list[RunData], metric: str, colour: str) -> list[dict
     for run in runs:
         for step, value in run.metrics.get(metric, ()):
             if math.isfinite(value):
-                by_step.setdefault(step, []).append(value)
+                by_step.setdefault(step, []).append(float(f"{value:.9g}"))
     if not by_step:
         return []
     steps = sorted(by_step)
-    means = [math.fsum(by_step[step]) / len(by_step[step]) for step in steps]
+    # Nine digits: the last bits of a mean would otherwise be a constant curve's whole axis.
+    means = [float(f"{math.fsum(by_step[step]) / len(by_step[step]):.9g}") for step in steps]
     traces: list[dict[str, Any]] = []
     if len(runs) > 1:
         ring = [*(max(by_step[s]) for s in steps), *(min(by_step[s]) for s in reversed(steps))]

@@ -28,7 +28,8 @@ class Figure:
 def _points(trace: dict[str, Any]) -> int:
     if trace.get("type") == "heatmap":
         return sum(len(row) for row in trace["z"])
-    return sum(isinstance(y, int | float) and math.isfinite(y) for y in trace.get("y", ()))
+    values = trace.get("x" if trace.get("orientation") == "h" else "y", ())
+    return sum(v is not None and (isinstance(v, str) or math.isfinite(v)) for v in values)
 
 
 def label(text: str) -> str:

@@ -19,7 +19,7 @@ Row = tuple[str, tuple[str | None, ...]]
 
 
 def format_maps(data: ReportData) -> list[Figure]:
-    """One map for each run name, of its first seed."""
+    """One map for each run name, of its first seed: the phases that each role was executed in."""
     figures = []
     for number, (name, runs) in enumerate(data.by_name().items()):
         figure = _map(f"formats-{number}", name, runs)
@@ -44,7 +44,13 @@ def formats_used(data: ReportData) -> list[str]:
 
 def _map(key: str, name: str, runs: Sequence[RunData]) -> Figure | None:
     formats: Mapping[str, Mapping[str, Mapping[str, str]]] = runs[0].config.get("formats") or {}
-    columns = [(role, phase) for role in _ROLES for phase in _PHASES if formats.get(role, {}).get(phase)]
+    hits = runs[0].config.get("hits") or {}
+    columns = [
+        (role, phase)
+        for role in _ROLES
+        for phase in _PHASES
+        if formats.get(role, {}).get(phase) and (not hits or hits.get(role, {}).get(phase))
+    ]
     if not columns:
         return None
     rows = _rows(formats, columns)

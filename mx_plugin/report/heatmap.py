@@ -172,7 +172,7 @@ def _number(cost: float) -> str:
     if cost == math.inf:
         return "inf"
     return (
-        f"{cost:.2g}" if 0.001 <= cost < 1000 or cost == 0 else f"{cost:.0e}".replace("e-0", "e-").replace("e+0", "e")
+        f"{cost:.2g}" if 0.001 <= cost < 1000 or cost == 0 else f"{cost:.1e}".replace("e-0", "e-").replace("e+0", "e")
     )
 
 

@@ -22,6 +22,8 @@ from .theme import format_colour, phase_colour, run_colours
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """The page may load nothing, whatever a name in it tries."""
 
+_FEW_COLUMNS = 3
+
 
 def page(data: ReportData) -> str:
     """The whole page.
@@ -41,7 +43,9 @@ def page(data: ReportData) -> str:
     sections.append(("costs", "What the runs cost", cost_table(data)))
     if maps:
         kinds = {text: format_colour(text) for text in formats_used(data)}
-        sections.append(("formats", "Formats by layer and phase", _chips(kinds) + _grid(maps)))
+        sections.append(
+            ("formats", "Formats by layer and phase", _chips(kinds) + _grid(maps, "" if _narrow(maps) else "wide"))
+        )
     if phases:
         shades = {phase: phase_colour(phase) for phase in ("rollout", "reward", "gradient", "other")}
         sections.append(("phases", "Time, energy and bytes by phase", _chips(shades) + _grid(phases)))
@@ -95,6 +99,10 @@ def _grid(figures: Sequence[Figure], kind: str = "") -> str:
         for f in figures
     )
     return f"<div class='grid {kind}'>{cells}</div>"
+
+
+def _narrow(maps: Sequence[Figure]) -> bool:
+    return all(len(trace["x"]) <= _FEW_COLUMNS for figure in maps for trace in figure.data)
 
 
 def _chips(colours: dict[str, str]) -> str:

@@ -12,6 +12,7 @@ from .figure import Figure, axis, label, layout
 from .theme import phase_colour
 
 _ORDER = ("rollout", "reward", "gradient", "other")
+_LONGEST = 16
 Value = Callable[[EnergyRow], float | None]
 
 
@@ -61,8 +62,10 @@ def _figure(
         traces.append(_range(bounded))
     several = any(len(runs) > 1 for runs in groups.values())
     words = f"{note} {'The mean of the seeds.' if several else ''}".strip()
-    upper = layout(axis("", type="category"), axis(unit, rangemode="tozero"), barmode="stack", bargap=0.35)
-    return Figure(key, title, traces, upper, words, 340)
+    place = axis("", type="category", autorange="reversed", ticktext=[label(_short(n)) for n in names],
+                 tickvals=[label(n) for n in names], showgrid=False)  # fmt: skip
+    lying = layout(axis(unit, rangemode="tozero"), place, barmode="stack", bargap=0.35)
+    return Figure(key, title, traces, lying, words, 90 + 32 * len(names))
 
 
 def _mean_by_phase(runs: list[RunData], value: Value) -> dict[str, float]:
@@ -94,16 +97,22 @@ def _bars(
         for n, v in zip(names, values, strict=True)
     ]
     return {
-        "type": "bar", "name": phase, "x": [label(name) for name in names], "y": values, "marker": marker,
+        "type": "bar", "orientation": "h", "name": phase, "x": values, "y": [label(name) for name in names],
+        "marker": marker,
         "hovertext": words, "hoverinfo": "text",
     }  # fmt: skip
+
+
+def _short(name: str) -> str:
+    """A name that leaves room for the bars on a phone."""
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
 
 
 def _range(costs: Mapping[str, Cost]) -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "markers", "marker": {"size": 1, "opacity": 0}, "hoverinfo": "skip",
-        "x": [label(name) for name in costs], "y": [cost.value for cost in costs.values()],
-        "error_y": {"type": "data", "symmetric": False, "thickness": 1.5, "width": 5, "color": "#888888",
+        "x": [cost.value for cost in costs.values()], "y": [label(name) for name in costs],
+        "error_x": {"type": "data", "symmetric": False, "thickness": 1.5, "width": 5, "color": "#888888",
                     "array": [cost.high - cost.value for cost in costs.values()],
                     "arrayminus": [cost.value - cost.low for cost in costs.values()]},
     }  # fmt: skip

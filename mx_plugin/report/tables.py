@@ -9,7 +9,7 @@ from typing import Any
 
 from ..experiments.verdict import VERDICTS
 from .collect import ReportData
-from .costs import energy_ratios, joules_measured, joules_modelled, seconds
+from .costs import Cost, energy_ratios, joules_measured, joules_modelled, seconds
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _controls(comparison: Mapping[str, Any], form: str) -> list[str]:
     ]  # fmt: skip
     if not rows:
         return []
-    head = ("control", "win rate", "judge difference", "KL to start difference", "held-out KL difference")
+    head = ("control", "win rate", "judge difference", "KL to start difference", "held-out mismatch KL difference")
     return [f"<h4>Controls, {escape(form)}</h4>", table(head, rows)]
 
 
@@ -145,21 +145,37 @@ def cost_table(data: ReportData) -> str:
     """Seconds, joules and their ratios to the baseline, by run."""
     times, meters, modelled, ratios = seconds(data), joules_measured(data), joules_modelled(data), energy_ratios(data)
     head = ["run", "seeds", "seconds, measured"]
-    head += [f"joules, {source}" for source in meters]
+    head += [f"joules measured by {source}" for source in meters]
     for source in modelled:
         head += [f"joules, {source}"]
         head += [f"energy over {data.baseline}"] if source in ratios else []
     rows: list[list[Cell]] = []
     for name, runs in data.by_name().items():
         cells: list[Cell] = [Html(f"<b>{escape(name)}</b>"), str(len(runs))]
-        cells.append(times[name].words if name in times else "n/a")
-        cells += [costs[name].words if name in costs else "n/a" for costs in meters.values()]
+        cells += [_range(costs.get(name), len(runs) > 1) for costs in (times, *meters.values())]
         for source, costs in modelled.items():
-            cells.append(costs[name].words if name in costs else "n/a")
+            cells.append(_range(costs.get(name), True))
             if source in ratios:
                 cells.append(_ratio(ratios[source].get(name), name == data.baseline))
         rows.append(cells)
-    return table(head, rows)
+    notes = ["Seconds and measured joules are means of the seeds, in brackets the least and the most."]
+    if modelled:
+        notes.append("Modelled joules are estimates; in brackets what the energy table's ranges allow.")
+    if ratios:
+        notes.append(
+            f"Energy over {data.baseline}: in brackets the least and the largest ratio that any choice of energies "
+            "within the table's ranges gives, the same choice for both runs."
+        )
+    unknown = sorted({cost.words for costs in modelled.values() for cost in costs.values() if "unknown" in cost.words})
+    return table(head, rows) + f"<p><small>{escape(' '.join([*notes, *unknown]))}</small></p>"
+
+
+def _range(cost: Cost | None, limits: bool) -> Cell:
+    if cost is None:
+        return "n/a"
+    if not limits or cost.low == cost.high == cost.value:
+        return f"{cost.value:.4g}"
+    return Html(f"{cost.value:.4g} <small>[{cost.low:.4g}, {cost.high:.4g}]</small>")
 
 
 def _ratio(found: tuple[float, tuple[float, float] | None] | None, baseline: bool) -> Cell:

@@ -67,7 +67,8 @@ class Browser:
 
     def look(self, width: int, height: int = 900, scheme: str = "light") -> None:
         """Be a screen of that size and colour scheme from now on."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        phone = width < 600
+        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone)
         self.ask("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def open(self, page: Path) -> None:

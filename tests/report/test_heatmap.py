@@ -80,6 +80,11 @@ def test_the_command_draws_a_file_and_refuses_what_it_cannot(
     matrix.write_text("layer,phase,format,cost,unit\nblocks.0.up,rollout,MXFP4,0.012,nats/token\n")
     assert main(["policy", "heatmap", str(matrix), str(tmp_path / "m.svg")]) == 0
     assert "blocks.0.up, rollout / policy, MXFP4: 0.012" in (tmp_path / "m.svg").read_text(encoding="utf-8")
+    other = tmp_path / "n.csv"
+    other.write_text("layer,phase,format,cost,unit\nblocks.0.up,gradient,MXFP4,0.3,relative\n")
+    assert main(["policy", "heatmap", str(matrix), str(other), str(tmp_path / "both.svg")]) == 0
+    assert "blocks.0.up, gradient / policy, MXFP4: 0.3" in (tmp_path / "both.svg").read_text(encoding="utf-8")
+    assert main(["policy", "heatmap", str(matrix), str(matrix), str(tmp_path / "both.svg")]) == 2
     assert main(["policy", "heatmap", str(matrix), str(tmp_path / "m.png")]) == 2
     assert "the ending '.png' cannot be drawn; give .svg or .html" in capsys.readouterr().err
     with pytest.raises(MXError, match="does not exist; make it first"):
