@@ -114,7 +114,10 @@ def mx_register_judges(register: RegisterFactory) -> None:
     """Register judges for experiments: ``register(name, factory)``.
 
     ``factory(**options)`` returns a callable ``(prompts, completions) -> list[float]`` that scores
-    held-out answers.
+    held-out answers, higher is better; if it has a ``describe()``, that plain data goes into
+    evaluation.json. A user chooses it by ``--judge name`` or ``--judge name:key=value,...``; options
+    arrive as text. Beside them a factory is handed those of ``dataset``, ``start`` (the model before
+    training), ``folder`` (where it may keep files) and ``used_prompts`` that it has parameters for.
     """
 
 
