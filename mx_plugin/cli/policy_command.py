@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     search = verbs.add_parser("search", help=search_command.HELP, description=search_command.HELP)
     search_command.add_arguments(search)
     heatmap = verbs.add_parser("heatmap", help="draw a sensitivity matrix, layer x phase")
-    heatmap.add_argument("matrix", metavar="CSV", help="from mx-plugin profile")
+    heatmap.add_argument(
+        "matrices", nargs="+", metavar="CSV", help="from mx-plugin profile; several, where phases were profiled apart"
+    )
     heatmap.add_argument("picture", metavar="FILE", help="a .svg, or an .html page")
     heatmap.add_argument(
         "--metric", nargs="+", action="extend", default=[], metavar="[PHASE[.ROLE]=]METRIC",
@@ -49,6 +51,7 @@ def _draw(arguments: argparse.Namespace) -> int:
     from ..precision import SensitivityMatrix
     from ..report.heatmap import write_heatmap
 
-    matrix = SensitivityMatrix.read(arguments.matrix, search_command.chosen_metrics(arguments.metric))
-    print(write_heatmap(arguments.picture, matrix))
+    metrics = search_command.chosen_metrics(arguments.metric)
+    rows = [row for path in arguments.matrices for row in SensitivityMatrix.read(path, metrics).rows]
+    print(write_heatmap(arguments.picture, SensitivityMatrix(tuple(rows), ", ".join(arguments.matrices))))
     return 0

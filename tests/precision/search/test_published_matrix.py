@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from mx_plugin.report.heatmap import heatmap
 
 ROOT = Path(__file__).parents[3]
 MATRIX = ROOT / "docs" / "data" / "stories15m_sensitivity.csv"
+GRADIENT = MATRIX.with_name("stories15m_gradient.csv")
 PAGE = (ROOT / "docs" / "sensitivity.md").read_text(encoding="utf-8")
 
 
@@ -41,6 +43,23 @@ def test_the_tables_averages_are_the_matrixs() -> None:
     assert f"rank correlation is {found['all_formats']:.2f}" in PAGE
 
 
+def test_gradient_errors_add_in_quadrature_and_cosines_plainly() -> None:
+    rows = read_rows(GRADIENT)
+    facts = json.loads(GRADIENT.with_suffix(".json").read_text(encoding="utf-8"))
+    for column, fmt in enumerate(("MXFP4", "MXFP8")):
+        error = [row.cost for row in rows if (row.metric, row.format) == ("gradient_error", fmt)]
+        cosine = [row.cost for row in rows if (row.metric, row.format) == ("gradient_cosine", fmt)]
+        whole = {each["metric"]: each["cost"] for each in facts["whole"] if each["format"] == fmt}
+        assert len(error) == len(cosine) == 42
+        assert cells("error: mean of 42 layers, each alone")[column] == pytest.approx(sum(error) / 42, rel=5e-3)
+        assert cells("error: sum of layers alone")[column] == pytest.approx(sum(error), rel=5e-3)
+        quadrature = math.sqrt(sum(cost**2 for cost in error))
+        assert cells("error: root of the sum of squares")[column] == pytest.approx(quadrature, rel=5e-3)
+        assert cells("error: all layers at once")[column] == pytest.approx(whole["gradient_error"], rel=5e-3)
+        assert cells("1 − cosine: sum of layers alone")[column] == pytest.approx(sum(cosine), rel=5e-3)
+        assert cells("1 − cosine: all layers at once")[column] == pytest.approx(whole["gradient_cosine"], rel=5e-3)
+
+
 def test_the_example_policy_is_what_the_search_finds() -> None:
     pytest.importorskip("scipy")
     matrix = SensitivityMatrix.read(MATRIX)
@@ -55,5 +74,6 @@ def test_the_example_policy_is_what_the_search_finds() -> None:
 
 def test_the_picture_is_the_matrixs() -> None:
     drawn = (ROOT / "docs" / "sensitivity.svg").read_text(encoding="utf-8")
-    assert drawn == heatmap(SensitivityMatrix.read(MATRIX))
+    both = SensitivityMatrix.read(MATRIX).rows + SensitivityMatrix.read(GRADIENT).rows
+    assert drawn == heatmap(SensitivityMatrix(both))
     assert len(drawn) < 200_000
