@@ -176,6 +176,12 @@ def _write(arguments: argparse.Namespace, result: SearchResult, say: Callable[[s
     policy = result.policy(arguments.name)
     for line in result.lines():
         say(line)
+    for scope, found in result.scopes.items():
+        if found.metric.startswith("gradient_error"):
+            say(
+                f"note: {'/'.join(scope)} was searched by {found.metric}; relative errors add in quadrature, to far "
+                "less than the predicted sum: --metric gradient=gradient_cosine adds up"
+            )
     if arguments.pareto:
         fronts = [front_of(scope) for scope in result.scopes.values()]
         write_fronts(arguments.pareto, result, fronts)

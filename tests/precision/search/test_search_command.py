@@ -223,3 +223,15 @@ def test_costs_of_all_layers_but_one_are_not_added_up(tmp_path: Path, capsys: Ca
     path.write_text("layer,phase,role,format,cost,metric,unit\nh.0.up,rollout,policy,MXFP4,0.1,kl_all_but,nats/token\n")
     assert search("--matrix", str(path), "--budget", "rollout=1", "--metric", "kl_all_but") == 2
     assert "kl_all_but is what is left when one layer is spared" in capsys.readouterr().err
+
+
+def test_a_search_by_gradient_errors_says_that_they_do_not_add_up(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "m.csv"
+    head = "layer,phase,role,format,cost,metric,unit,in_features,out_features,dtype\n"
+    rows = [f"h.0.up,gradient,policy,MXFP8,0.1,{m},{m},64,64,float32\n" for m in ("gradient_error", "gradient_cosine")]
+    path.write_text(head + "".join(rows))
+    arguments = ["--matrix", str(path), "--budget", "gradient=1", "--objective", "energy", "--output", f"{tmp_path}/p"]
+    assert search(*arguments) == 0
+    assert "relative errors add in quadrature" in capsys.readouterr().out
+    assert search(*arguments, "--metric", "gradient=gradient_cosine") == 0
+    assert "quadrature" not in capsys.readouterr().out
