@@ -40,9 +40,9 @@ def test_version_needs_no_plugin(capsys: Capture) -> None:
 def test_help_lists_the_commands_of_every_plugin(capsys: Capture) -> None:
     plugins.register(Commands(lambda arguments: 0))
     assert main(["--help"]) == 0
-    out = capsys.readouterr().out
-    for line in ("doctor", "plugins", "policy", "echo     say it again"):
-        assert f"\n  {line}" in out
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert ["echo", "say it again"] in lines
+    assert {"doctor", "plugins", "policy", "report"} <= {line[0] for line in lines if line}
 
 
 def test_no_command_prints_help_to_stderr_and_fails(capsys: Capture) -> None:
