@@ -5,7 +5,7 @@ random-D        D's formats dealt to layers at random, at equal packed bytes, de
 inverted-D      the narrow formats to the layers that D protects, at equal packed bytes
 noise-D         (bf16+noise) unquantised, with Gaussian noise of the quantisation error's RMS on D's operands
 matched-D       training's forward products in the formats of D's rollouts
-correction_off-D  D without the rollout correction
+correction_off-D, correction_on-D  D without the rollout correction, where the recipe has it, or with it
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from .errors import ExperimentError
 from .plan import PlannedRun
 from .policies import Layer, checked
 
-AA, RANDOM, INVERTED, NOISE, MATCHED, CORRECTION_OFF = "aa", "random", "inverted", "noise", "matched", "correction_off"
-KINDS = (AA, RANDOM, INVERTED, NOISE, MATCHED, CORRECTION_OFF)
+AA, RANDOM, INVERTED, NOISE, MATCHED = "aa", "random", "inverted", "noise", "matched"
+CORRECTION_OFF, CORRECTION_ON = "correction_off", "correction_on"
+KINDS = (AA, RANDOM, INVERTED, NOISE, MATCHED, CORRECTION_OFF, CORRECTION_ON)
 _ALSO = {"bf16+noise": NOISE, "correction-off": CORRECTION_OFF}
 
 AA_SAMPLING = 1_000_003
@@ -95,7 +96,7 @@ class ControlPlanner:
         """
         base = self.policies[control.of]
         options = self.options[control.kind](seed) if control.kind in self.options else {}
-        if control.kind in (AA, NOISE, CORRECTION_OFF):
+        if control.kind in (AA, NOISE, CORRECTION_OFF, CORRECTION_ON):
             return PlannedRun(
                 control.name, control.of, seed, _sha256(base), control.kind,
                 seed + AA_SAMPLING if control.kind == AA else None, options, {"of": control.of},

@@ -64,6 +64,11 @@ def load_policies(
         name, policy = _one(spec)
         if policy.needs_matrix:
             took_matrix = True
+            if read is None or max_cost is None:
+                raise PolicyError(
+                    f"policy {name} chooses formats from a sensitivity matrix: give --matrix, from mx-plugin profile, "
+                    f"and --max_cost; or a policy that mx-plugin policy search wrote, as {name}=FILE"
+                )
             policy = load_policy(policy, sensitivity_matrix=read, max_cost=max_cost)
         if name in found:
             raise ExperimentError(f"policy {name!r} is given twice; name one otherwise, e.g. {name}2=FILE")

@@ -121,7 +121,8 @@ def test_matched_trains_forward_in_the_formats_of_rollouts() -> None:
 @pytest.mark.parametrize(
     ("word", "name"),
     [("random", "random-D"), ("bf16+noise", "noise-D"), ("bf16+noise-C", "noise-C"), ("noise-C", "noise-C"),
-     ("aa", "aa"), ("correction_off", "correction_off-D"), ("matched-C", "matched-C")],
+     ("aa", "aa"), ("correction_off", "correction_off-D"), ("correction_on-C", "correction_on-C"),
+     ("matched-C", "matched-C")],
 )  # fmt: skip
 def test_controls_are_named_after_their_policy(word: str, name: str) -> None:
     assert parse_controls([word], ["A", "C", "D"], "A")[0].name == name
@@ -175,5 +176,7 @@ def test_policies_take_names_of_their_own(tmp_path: Any) -> None:
     assert found["mine"].name == "mine"
     with pytest.raises(ExperimentError, match="given twice"):
         load_policies(["C", "C"], layers())
+    with pytest.raises(ValueError, match="give --matrix"):
+        load_policies(["D"], layers())
     with pytest.raises(ValueError, match="unknown policy 'E'"):
         load_policies(["E"], layers())

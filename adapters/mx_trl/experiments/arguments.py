@@ -20,7 +20,8 @@ _WHAT: dict[str, dict[str, Any]] = {
     "--controls": {
         "nargs": "+",
         "metavar": "C",
-        "help": "aa random-D inverted-D bf16+noise-D matched-D correction_off-D (any policy for D; none named: D, "
+        "help": "aa random-D inverted-D bf16+noise-D matched-D correction_off-D correction_on-D "
+        "(any policy for D; none named: D, "
         "else the last). With --policies none they are added to the results that are there",
     },
     "--seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "every policy under each (default: 1)"},

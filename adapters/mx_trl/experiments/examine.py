@@ -48,6 +48,7 @@ def examine(recipe: Recipe, scratch: Path) -> dict[str, Any]:
             "backend": backend_name(options.mx, stage.trainer),
             "backends": options.mx.backend_patterns(),
             "release_frozen": options.mx.release_frozen,
+            "rollout_correction": options.mx.rollout_correction,
         },
         "start": start,
         "num_steps": _steps(stage, options),

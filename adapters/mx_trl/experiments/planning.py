@@ -7,12 +7,11 @@ import hashlib
 import shlex
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from mx_plugin.config import MXConfig
-from mx_plugin.experiments.controls import CORRECTION_OFF, NOISE, ControlPlanner, parse_controls
+from mx_plugin.experiments.controls import CORRECTION_OFF, CORRECTION_ON, NOISE, ControlPlanner, parse_controls
 from mx_plugin.experiments.errors import ExperimentError
 from mx_plugin.experiments.folder import ResultsFolder
 from mx_plugin.experiments.plan import Plan, PlannedRun
@@ -21,9 +20,6 @@ from mx_plugin.precision import PrecisionPolicy, SensitivityMatrix
 
 from .recipe import Recipe
 from .request import Request, default_threads
-
-CORRECTION = "rollout_correction"
-"""The field of MXConfig that switches the rollout correction on and off."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,11 @@ def _words(argv: list[str]) -> list[str]:
 
 
 def _options(mx: Mapping[str, Any], stage: str) -> dict[str, Callable[[int], Mapping[str, Any]]]:
-    return {NOISE: partial(_noise, mx), CORRECTION_OFF: partial(_correction_off, mx, stage)}
+    return {
+        NOISE: partial(_noise, mx),
+        CORRECTION_OFF: partial(_correction, mx, stage, "off"),
+        CORRECTION_ON: partial(_correction, mx, stage, "token"),
+    }
 
 
 def _noise(mx: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
@@ -113,12 +113,15 @@ def _noise(mx: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
     return {"backend": "noise", "backend_options": [f"noise.inner={mx['backend']}", f"noise.seed={seed}"]}
 
 
-def _correction_off(mx: Mapping[str, Any], stage: str, seed: int) -> Mapping[str, Any]:
+def _correction(mx: Mapping[str, Any], stage: str, wanted: str, seed: int) -> Mapping[str, Any]:
+    """``wanted``: off, or the kind of correction; the recipe must have it otherwise."""
     if stage == "ppo":
         raise ExperimentError(
-            "control correction_off: PPO corrects nothing that could be switched off, its ratio takes the sampler's "
-            "own log-probs; use --stage grpo"
+            "controls correction_off and correction_on: PPO corrects nothing, its ratio takes the sampler's own "
+            "log-probs; use --stage grpo"
         )
-    if CORRECTION not in {field.name for field in fields(MXConfig)}:
-        raise ExperimentError(f"control correction_off: MXConfig has no {CORRECTION} to switch off in this version")
-    return {CORRECTION: "off"}
+    now = mx["rollout_correction"]
+    if (now == "off") == (wanted == "off"):
+        other = "correction_on" if wanted == "off" else "correction_off"
+        raise ExperimentError(f"the recipe's rollout_correction is {now!r} already: the control is {other}")
+    return {"rollout_correction": wanted}
