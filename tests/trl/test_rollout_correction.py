@@ -108,8 +108,15 @@ def log_probs(workshop: Workshop, batch: dict[str, Any], trunk: str, head: str |
     return found
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "level"),
+    [
+        ("grpo", "token"),
+        ("rloo", "sequence"),
+        pytest.param("grpo", "sequence", marks=pytest.mark.slow),
+        pytest.param("rloo", "token", marks=pytest.mark.slow),
+    ],
+)
 def test_recorded_log_probs_and_weights_are_those_of_independent_forwards(
     workshop: Workshop, mx: str, kind: str, level: str
 ) -> None:
@@ -125,7 +132,7 @@ def test_recorded_log_probs_and_weights_are_those_of_independent_forwards(
     assert torch.allclose(batch["importance_sampling_ratio"][counted], expected[counted], rtol=2e-2)
 
 
-@pytest.mark.parametrize("level", ["token", "sequence"])
+@pytest.mark.parametrize("level", ["token", pytest.param("sequence", marks=pytest.mark.slow)])
 def test_rloos_gradient_is_weighed_token_by_token_or_sequence_by_sequence(
     workshop: Workshop, mx: str, level: str
 ) -> None:
