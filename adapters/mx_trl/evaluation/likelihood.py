@@ -66,7 +66,7 @@ class LikelihoodJudge:
         return scores
 
     def _ids(self, text: str, special: bool) -> list[int]:
-        ids = list(self.tokenizer(text, add_special_tokens=special)["input_ids"])
+        ids = list(self.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
         if special and not ids:  # something must stand before the first token that is scored
             first = self.tokenizer.bos_token_id
             ids = [first if first is not None else self.tokenizer.eos_token_id or 0]

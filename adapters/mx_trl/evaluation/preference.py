@@ -150,8 +150,8 @@ class PreferenceJudge:
         for start in range(0, len(texts), _BATCH):
             rows, answers = [], []
             for prompt, answer in texts[start : start + _BATCH]:
-                before = list(self.tokenizer(prompt)["input_ids"])
-                after = list(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
+                before = list(self.tokenizer(prompt, verbose=False)["input_ids"])
+                after = list(self.tokenizer(answer, add_special_tokens=False, verbose=False)["input_ids"])
                 rows.append((before + after)[-self.max_length :] or [0])
                 answers.append(max(1, min(len(after), len(rows[-1]))))
             width = max(map(len, rows))
