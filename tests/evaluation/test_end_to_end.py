@@ -22,10 +22,10 @@ pytestmark = pytest.mark.trl("")
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def results(tmp_path_factory: pytest.TempPathFactory, embedded_policy: Path) -> Path:
     """A and C learned the same, B the opposite; evaluated by the command."""
     folder = tmp_path_factory.mktemp("experiment") / "results"
-    make_results(folder, {"A": ("A", KIND), "C": ("C", KIND), "B": ("C", UNKIND)}, [1, 2, 3])
+    make_results(folder, embedded_policy.parent, {"A": ("A", KIND), "C": ("C", KIND), "B": ("C", UNKIND)}, [1, 2, 3])
     text = folder.parent / "text.txt"
     text.write_text(TEXT)
     assert main(["evaluate", str(folder), "--text", str(text), "--num_prompts", "24"]) == 0

@@ -49,10 +49,14 @@ def _dialogue(tokenizer: Any, rng: random.Random, words: Sequence[str]) -> str:
 
 
 def make_results(
-    folder: Path, runs: Mapping[str, tuple[str, Sequence[str]]], seeds: Sequence[int], **plan: Any
+    folder: Path, made_before: Path, runs: Mapping[str, tuple[str, Sequence[str]]], seeds: Sequence[int], **plan: Any
 ) -> Plan:
-    """Train and write a results folder: run name -> (precision policy, words that its answers learn)."""
+    """Train and write a results folder: run name -> (precision policy, words that its answers learn).
+
+    ``made_before`` is a folder that holds the embedded model, which is copied: making it takes seconds.
+    """
     results = ResultsFolder(folder)
+    shutil.copytree(made_before, results.start / "embedded")
     embedded = build(results.start / "embedded")
     planned = tuple(PlannedRun(name, policy, seed) for seed in seeds for name, (policy, _) in runs.items())
     settled: dict[str, Any] = {
