@@ -19,7 +19,7 @@ def kl_sum(log_p: torch.Tensor, logits: torch.Tensor) -> float:
         logits: (rows, vocabulary), any floating dtype.
     """
     rows = max(1, _AT_ONCE // max(log_p.shape[-1], 1))
-    total = math.fsum(_kl_of(p, q) for p, q in zip(log_p.split(rows), logits.split(rows), strict=True))
+    total = math.fsum(_kl_of(p, q) for p, q in zip(torch.split(log_p, rows), torch.split(logits, rows), strict=True))
     # A divergence is never negative; rounding can make it -1e-9.
     return math.inf if math.isnan(total) else max(total, 0.0)
 
@@ -65,7 +65,7 @@ def gradient_distances(plain: list[torch.Tensor], quantised: list[torch.Tensor])
 
 
 def _pieces(x: torch.Tensor) -> Iterator[torch.Tensor]:
-    return (piece.float() for piece in x.reshape(-1).split(_AT_ONCE))
+    return (piece.float() for piece in torch.split(x.reshape(-1), _AT_ONCE))
 
 
 def _sum(x: torch.Tensor) -> float:
