@@ -148,7 +148,7 @@ class PrecisionPolicy:
         return layer_formats(entry, phase, self.activations, self.scale_rule)
 
     def entry(self, layer_name: str, phase: str, role: str = "policy", *, is_lm_head: bool = False) -> Entry:
-        """What is written about a layer: a name or pair, or the three products of ``gradient``; ``resolve`` reads it."""
+        """What is written of a layer: a name or pair, or the three products of ``gradient``; ``resolve`` reads it."""
         if any(matches(pattern, layer_name) for pattern in self.exclude) or (is_lm_head and phase != "rollout"):
             return FP16
         for rule in self._newest_first[phase, role]:
