@@ -64,7 +64,8 @@ DESIGNS = {
     "tile": tile(2, 2, most={"dsps": 128, "luts_per_mac": 150}, least={"gmacs_per_s": 10}),
     "ulx3s": Design(
         "ulx3s", "ulx3s", macs=128, target_mhz=85, pins=HARDWARE / "boards" / "ulx3s" / "ulx3s.lpf",
-        sources=(HARDWARE / "boards" / "ulx3s" / "top.sv",), most={"dsps": 128}, least={"fmax_mhz": 75},
+        sources=(HARDWARE / "boards" / "ulx3s" / "top.sv",),
+        most={"dsps": 129}, least={"fmax_mhz": 75},  # the tile's, and one for the bytes that a RUN answers
     ),
 }  # fmt: skip
 
