@@ -20,7 +20,14 @@ DRIVER = Path(__file__).with_name("driver.py")
 
 
 def start(results: Path, *words: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, str(DRIVER), str(results), *words], stderr=subprocess.PIPE, text=True)
+    # Behind a shell's & SIGINT is ignored, here and in what is started.
+    return subprocess.Popen(
+        [sys.executable, str(DRIVER), str(results), *words], stderr=subprocess.PIPE, text=True, preexec_fn=_heed_sigint
+    )
+
+
+def _heed_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(results: Path, *words: str) -> tuple[int, str]:
