@@ -1,116 +1,36 @@
-"""Prompts for the stages: rows from a hub id, folder or (gzipped) JSONL file, a rule that cuts prompts, tokens."""
+"""Prompts for the stages: a rule that cuts them from the rows of a data set, and their tokens."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from transformers import PreTrainedTokenizerBase
 
-from mx_plugin.errors import nearest
-
+from .data import Malformed, numbered_rows, read_rows
+from .data.hh import hh_messages, hh_prompt
 from .errors import StageError
+
+__all__ = [
+    "Prompt",
+    "encode",
+    "fitting_prompts",
+    "hh_messages",
+    "hh_prompt",
+    "prompt_rule",
+    "read_prompts",
+    "read_rows",
+]
 
 logger = logging.getLogger(__name__)
 
 Prompt = str | list[dict[str, str]]
 """Text, or a list of ``{"role": ..., "content": ...}`` messages."""
 
-_ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
-
-
-# ---------------------------------------------------------------------------- rows
-
-
-def read_rows(source: str, split: str = "train", config: str | None = None) -> Iterator[Mapping[str, Any]]:
-    """Rows of a ``.jsonl``/``.jsonl.gz`` file, of a folder (saved by ``datasets`` or data files) or a hub dataset.
-
-    Raises:
-        StageError: missing file, a line that is no JSON object (with its number), unknown split, or a
-            dataset that cannot be loaded.
-    """
-    path = Path(source)
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
-        return _jsonl_rows(path)
-    return iter(_loaded(source, split, config))
-
-
-def _jsonl_rows(path: Path) -> Iterator[Mapping[str, Any]]:
-    if not path.is_file():
-        raise StageError(f"dataset file {path} does not exist")
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _row(line, path, number)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise StageError(f"cannot read dataset {path}: {error}") from error
-
-
-def _row(line: str, path: Path, number: int) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise StageError(f"{path}, line {number}: not JSON ({error.msg})") from error
-    if not isinstance(row, dict):
-        raise StageError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-    return row
-
-
-def _loaded(source: str, split: str, config: str | None) -> Dataset:
-    path = Path(source)
-    saved = path.is_dir() and any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    try:
-        data = load_from_disk(source) if saved else load_dataset(source, config, split=split)
-    except Exception as error:  # datasets raises many types, some of them private
-        where = "folder" if path.exists() else "hub dataset"
-        raise StageError(f"cannot load {where} {source!r}, split {split!r}: {error}") from error
-    if isinstance(data, DatasetDict):
-        if split not in data:
-            raise StageError(f"{source} has no split {split!r}: {nearest(split, data)}")
-        data = data[split]
-    return data
-
 
 # ---------------------------------------------------------------------------- rules
-
-
-def hh_prompt(dialogue: str) -> str:
-    """Everything up to and including the last ``\\n\\nAssistant:`` of an hh-rlhf dialogue."""
-    return dialogue[: dialogue.rindex(_ASSISTANT) + len(_ASSISTANT)]
-
-
-def hh_messages(dialogue: str) -> list[dict[str, str]]:
-    """The dialogue as chat messages that end with the human's last turn, so that the assistant speaks next.
-
-    A few real dialogues have two turns of one speaker in a row: those are joined by a blank line.
-
-    Raises:
-        ValueError: no turn of a human before an assistant's.
-    """
-    messages: list[dict[str, str]] = []
-    for chunk in hh_prompt(dialogue).split(_HUMAN)[1:]:
-        human, *answers = chunk.split(_ASSISTANT)
-        for role, text in (("user", human), *(("assistant", answer) for answer in answers)):
-            _add_turn(messages, role, text.strip())
-    while messages and messages[-1]["role"] == "assistant":
-        messages.pop()
-    if not messages:
-        raise ValueError("no human's turn")
-    return messages
-
-
-def _add_turn(messages: list[dict[str, str]], role: str, text: str) -> None:
-    if text and messages and messages[-1]["role"] == role:
-        messages[-1]["content"] += f"\n\n{text}"
-    elif text:
-        messages.append({"role": role, "content": text})
 
 
 def story_prompt(story: str, words: int) -> str:
@@ -140,34 +60,48 @@ def read_prompts(
     config: str | None = None,
     words: int = 12,
     limit: int | None = None,
+    on_malformed: str = "fatal",
 ) -> list[Prompt]:
     """At most ``limit`` prompts, in the order of the dataset, duplicates dropped.
 
+    Args:
+        on_malformed: ``fatal``, or ``skip``: warn, and leave out the rows that hold no prompt.
+
     Raises:
-        StageError: a row without the column (it lists those that exist) or with a value of another kind,
-            a dialogue without an assistant's turn, or no prompts at all.
+        StageError: rows without the column (it lists those that exist) or with a value of another kind,
+            dialogues without an assistant's turn, lines that are no JSON; or no prompts at all.
     """
     column, cut = prompt_rule(rule, words)
     prompts: dict[str, Prompt] = {}
-    for number, row in enumerate(read_rows(source, split, config), start=1):
+    malformed = Malformed(on_malformed)
+    read = 0
+    for read, row in enumerate(numbered_rows(source, split, config), start=1):
         if limit is not None and len(prompts) >= limit:
+            read -= 1
             break
-        prompt = _cut(row, column, cut, f"{source}, row {number}")
-        prompts.setdefault(json.dumps(prompt), prompt)
+        try:
+            if row.values is None:
+                raise ValueError(row.fault)
+            prompt = _cut(row.values, column, cut)
+        except ValueError as error:
+            malformed.report(row.where, str(error))
+        else:
+            prompts.setdefault(json.dumps(prompt), prompt)
+    malformed.conclude(source, read)
     if not prompts:
         raise StageError(f"dataset {source} (split {split!r}) has no rows, so there is nothing to prompt with")
     return list(prompts.values())
 
 
-def _cut(row: Mapping[str, Any], column: str, cut: Callable[[Any], Prompt], where: str) -> Prompt:
+def _cut(row: Mapping[str, Any], column: str, cut: Callable[[Any], Prompt]) -> Prompt:
     if column not in row:
-        raise StageError(f"{where}: no column {column!r}; columns: {', '.join(row)}. Choose one with --prompt_from")
+        raise ValueError(f"no column {column!r}; columns: {', '.join(row)}. Choose one with --prompt_from")
     try:
         prompt = cut(row[column])
     except (ValueError, AttributeError, TypeError) as error:
-        raise StageError(f"{where}: column {column!r} does not fit the rule ({error})") from error
+        raise ValueError(f"column {column!r} does not fit the rule ({error})") from error
     if not prompt or not isinstance(prompt, (str, list)):
-        raise StageError(f"{where}: column {column!r} holds {prompt!r}, not text or a list of messages")
+        raise ValueError(f"column {column!r} holds {prompt!r}, not text or a list of messages")
     return prompt
 
 

@@ -54,7 +54,7 @@ def test_the_limit_counts_distinct_prompts_in_order(tmp_path: Path) -> None:
 
 def test_a_missing_column_names_the_columns_that_exist(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", [{"question": "one", "answer": "two"}])
-    with pytest.raises(StageError, match=r"row 1: no column 'prompt'; columns: question, answer"):
+    with pytest.raises(StageError, match=r"line 1: no column 'prompt'; columns: question, answer"):
         read_prompts(path)
 
 
@@ -73,7 +73,7 @@ def test_no_rows_or_rows_of_another_kind_are_refused(tmp_path: Path, rows: list[
 
 @pytest.mark.parametrize("value", [None, 7, ""])
 def test_a_value_that_is_no_prompt_is_shown(tmp_path: Path, value: object) -> None:
-    with pytest.raises(StageError, match=f"row 2: column 'prompt' holds {value!r}, not text"):
+    with pytest.raises(StageError, match=f"line 2: column 'prompt' holds {value!r}, not text"):
         read_prompts(jsonl(tmp_path / "rows.jsonl", [{"prompt": "good"}, {"prompt": value}]))
 
 
@@ -111,7 +111,7 @@ def test_the_hh_chat_rule_gives_the_turns_without_the_last_answer() -> None:
 
 def test_a_dialogue_without_an_assistant_does_not_fit_the_rule(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "rows.jsonl", [{"chosen": "just text"}])
-    with pytest.raises(StageError, match="row 1: column 'chosen' does not fit the rule"):
+    with pytest.raises(StageError, match="line 1: column 'chosen' does not fit the rule"):
         read_prompts(path, "hh")
 
 

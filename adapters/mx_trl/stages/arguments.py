@@ -1,4 +1,4 @@
-"""What a stage needs beside TRL's own arguments: prompts, reward, end tokens, and whether MX is used at all."""
+"""What a stage needs beside TRL's own arguments: data, reward, end tokens, and whether MX is used at all."""
 
 from __future__ import annotations
 
@@ -6,14 +6,32 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class StageArguments:
-    """Arguments common to all stages. Without a model, prompts or reward the embedded ones are made."""
+class CommonArguments:
+    """Arguments of every stage. Without a model and data the embedded ones are made."""
 
     dataset_name: str | None = field(
-        default=None, metadata={"help": "Prompts: hub id, local folder, .jsonl or .jsonl.gz. Default: embedded."}
+        default=None, metadata={"help": "Data: hub id, local folder, .jsonl or .jsonl.gz. Default: embedded."}
     )
     dataset_config: str | None = field(default=None, metadata={"help": "Configuration of a hub dataset."})
     dataset_train_split: str = field(default="train", metadata={"help": "Split of a hub or saved dataset."})
+    on_malformed: str = field(
+        default="fatal",
+        metadata={"help": "Rows that do not fit, named by file and line: fatal, or skip (warn and leave them out)."},
+    )
+    end_token: str = field(
+        default="auto",
+        metadata={"help": "Ends a response: auto (the model's own), none, or one token such as <|im_end|>."},
+    )
+    no_mx: bool = field(default=False, metadata={"help": "Plain TRL, without MXCallback: the baseline."})
+    policies: list[str] | None = field(
+        default=None, metadata={"help": "Train under several precision policies, one after the other, and compare."}
+    )
+
+
+@dataclass
+class StageArguments(CommonArguments):
+    """Stages that generate, PPO and GRPO: where prompts and reward come from."""
+
     prompt_from: str = field(
         default="prompt",
         metadata={"help": "A column (text or messages), hh or hh_chat (hh-rlhf dialogues), story (first words)."},
@@ -29,14 +47,6 @@ class StageArguments:
         metadata={
             "help": "embedded, model, or a rule: positive_words, sentiment, plain_words, length:WORDS, module:function."
         },
-    )
-    end_token: str = field(
-        default="auto",
-        metadata={"help": "Ends a response: auto (the model's own), none, or one token such as <|im_end|>."},
-    )
-    no_mx: bool = field(default=False, metadata={"help": "Plain TRL, without MXCallback: the baseline."})
-    policies: list[str] | None = field(
-        default=None, metadata={"help": "Train under several precision policies, one after the other, and compare."}
     )
 
 
@@ -54,3 +64,57 @@ class GRPOScriptArguments(StageArguments):
     """GRPO, which needs no value model."""
 
     reward_model_path: str | None = field(default=None, metadata={"help": "With --reward model: where it is."})
+
+
+@dataclass
+class ExampleArguments(CommonArguments):
+    """Stages that learn from examples: how many are used, and how many are kept out to measure what was learnt."""
+
+    num_examples: int | None = field(default=None, metadata={"help": "Use the first N examples."})
+    num_eval_examples: int = field(
+        default=0, metadata={"help": "Keep the last N examples out of training, and measure on them before and after."}
+    )
+
+
+@dataclass
+class SFTScriptArguments(ExampleArguments):
+    """SFT: which columns hold the text."""
+
+    form: str = field(
+        default="auto",
+        metadata={"help": "auto (by the columns' names), text, pair, messages, hh or hh_chat (hh-rlhf dialogues)."},
+    )
+    prompt_column: str | None = field(
+        default=None, metadata={"help": "Form pair: the prompt's column, text or messages."}
+    )
+    completion_column: str | None = field(default=None, metadata={"help": "Form pair: the completion's column."})
+    separator: str | None = field(
+        default=None,
+        metadata={
+            "help": "Form pair, plain text: stands between the two. Default: nothing for columns prompt and completion, "
+            "else a newline."
+        },
+    )
+    as_chat: bool = field(
+        default=False, metadata={"help": "Form pair, plain text: make it a user's and an assistant's message."}
+    )
+
+
+@dataclass
+class RewardScriptArguments(ExampleArguments):
+    """The reward model: pairs of a better and a worse answer, or answers with scores."""
+
+    form: str = field(
+        default="auto",
+        metadata={"help": "auto (by the columns' names), pairs, hh_chat (hh-rlhf dialogues as messages), scores."},
+    )
+    score_column: str = field(default="score", metadata={"help": "Form scores: the column of numbers."})
+
+
+@dataclass
+class DPOScriptArguments(ExampleArguments):
+    """DPO: pairs of a better and a worse answer."""
+
+    form: str = field(
+        default="auto", metadata={"help": "auto (as the columns are), or hh_chat (hh-rlhf dialogues as messages)."}
+    )

@@ -15,14 +15,14 @@ from mx_plugin.config import MXConfig
 from mx_plugin.errors import MXError
 
 from ..errors import StageError
-from .arguments import StageArguments
+from .arguments import CommonArguments
 from .compare import Stage, run_policies
 from .summary import StageSummary
 
 
 def run_example(
     stage: Stage,
-    script_class: type[StageArguments],
+    script_class: type[CommonArguments],
     training_class: Callable[[], type[Any]],
     *,
     embedded_config: Path,
@@ -57,7 +57,7 @@ def run_example(
         raise SystemExit(2) from error
 
 
-def _parse(words: list[str], script_class: type[StageArguments], training_class: type[Any]) -> tuple[Any, ...]:
+def _parse(words: list[str], script_class: type[CommonArguments], training_class: type[Any]) -> tuple[Any, ...]:
     parser = TrlParser((script_class, training_class, ModelConfig, MXConfig))
     try:
         return tuple(parser.parse_args_and_config(words))

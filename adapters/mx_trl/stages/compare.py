@@ -13,7 +13,7 @@ from trl import ModelConfig
 from mx_plugin.config import MXConfig
 
 from ..errors import StageError
-from .arguments import StageArguments
+from .arguments import CommonArguments
 from .summary import StageSummary
 
 Stage = Callable[..., StageSummary]
@@ -21,7 +21,7 @@ Stage = Callable[..., StageSummary]
 
 
 def run_policies(
-    stage: Stage, script: StageArguments, training_args: Any, model_args: ModelConfig, mx_config: MXConfig
+    stage: Stage, script: CommonArguments, training_args: Any, model_args: ModelConfig, mx_config: MXConfig
 ) -> list[StageSummary]:
     """Run ``stage`` once per name in ``script.policies`` (else once), each from the same seed and start.
 

@@ -90,6 +90,7 @@ def prepare(
         config=script.dataset_config,
         words=script.prompt_words,
         limit=script.num_prompts,
+        on_malformed=script.on_malformed,
     )
     longest = _longest_prompt(script.max_prompt_length, response_length, context_length(policy), path)
     prompts, tokens = fitting_prompts(prompts, tokenizer, longest)
