@@ -1,4 +1,4 @@
-"""Writes the embedded model, reward model and prompts to a folder, once."""
+"""Writes the embedded model, reward model, prompts and examples to a folder, once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .examples import dialogues, pairs, scores
 from .language import prompts
 from .policy import WARM_UP_STEPS, make_policy
 from .reward import make_reward_model
@@ -20,17 +22,30 @@ from .tokenizer import make_tokenizer
 CONTEXT = 64
 """Longest sequence of the embedded models, in tokens."""
 
-_VERSION = "2"
+_VERSION = "3"
 _MARK = "VERSION"
 
 
 @dataclass(frozen=True)
 class EmbeddedFolder:
-    """Paths of the three things: policy and reward model folders (tokenizer included), prompts as JSONL."""
+    """Paths: policy and reward model folders (tokenizer included), and JSONL files.
+
+    ``prompts`` for PPO and GRPO, ``dialogues`` (prompt and completion) for SFT, ``pairs`` for DPO and the reward model,
+    ``scores`` (prompt, completion, score) for the reward model.
+    """
 
     policy: Path
     reward: Path
     prompts: Path
+    dialogues: Path
+    pairs: Path
+    scores: Path
+
+    @classmethod
+    def at(cls, folder: Path) -> EmbeddedFolder:
+        """Where :func:`build` puts them in ``folder``."""
+        names = ("prompts", "dialogues", "pairs", "scores")
+        return cls(folder / "policy", folder / "reward", *(folder / f"{name}.jsonl" for name in names))
 
 
 def build(folder: Path | str, seed: int = 0, warm_up_steps: int = WARM_UP_STEPS) -> EmbeddedFolder:
@@ -52,7 +67,7 @@ def build(folder: Path | str, seed: int = 0, warm_up_steps: int = WARM_UP_STEPS)
             (made / _MARK).write_text(mark, encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
-    return EmbeddedFolder(folder / "policy", folder / "reward", folder / "prompts.jsonl")
+    return EmbeddedFolder.at(folder)
 
 
 def _is_current(folder: Path, mark: str) -> bool:
@@ -76,8 +91,15 @@ def _write(folder: Path, seed: int, warm_up_steps: int) -> None:
     with torch.random.fork_rng(), torch.enable_grad(), _one_thread():
         policy = make_policy(tokenizer, CONTEXT, seed, warm_up_steps)
         reward = make_reward_model(tokenizer, CONTEXT)
-    for model, name in ((policy, "policy"), (reward, "reward")):
-        model.save_pretrained(folder / name)
-        tokenizer.save_pretrained(folder / name)
-    rows = [json.dumps({"prompt": [{"role": "user", "content": text}]}) for text in prompts()]
-    (folder / "prompts.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    paths = EmbeddedFolder.at(folder)
+    for model, path in ((policy, paths.policy), (reward, paths.reward)):
+        model.save_pretrained(path)
+        tokenizer.save_pretrained(path)
+    _write_rows(paths.prompts, [{"prompt": [{"role": "user", "content": text}]} for text in prompts()])
+    _write_rows(paths.dialogues, dialogues(seed))
+    _write_rows(paths.pairs, pairs(seed))
+    _write_rows(paths.scores, scores(seed))
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

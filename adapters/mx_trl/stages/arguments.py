@@ -91,7 +91,7 @@ class SFTScriptArguments(ExampleArguments):
     separator: str | None = field(
         default=None,
         metadata={
-            "help": "Form pair, plain text: stands between the two. Default: nothing for columns prompt and completion, "
+            "help": "Form pair, plain text: stands between the two. Default: nothing after a column named prompt, "
             "else a newline."
         },
     )
