@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -185,6 +186,23 @@ class Session:
                 "the policy's are quantised: rewards and KL do not start at 0. Set precompute_ref_log_probs=False, or "
                 "leave the forward of 'gradient' unquantised"
             )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know: whether the gate was passed, and the provider's state if it has one."""
+        provider = getattr(self.engine.provider, "state_dict", None)
+        return {
+            "gated": self.probe is not None and self.probe.gated,
+            "provider": None if provider is None else dict(provider()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        if self.probe is not None:
+            self.probe.gated = bool(state["gated"])
+        if state["provider"] is not None:
+            self.engine.provider.load_state_dict(state["provider"])  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ mismatch
 

@@ -1,0 +1,1 @@
+"""Checkpoints from which training goes on bit for bit, and the files of a run."""
