@@ -68,10 +68,11 @@ def framework_checks() -> list[Any]:
 
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
-    """``mx-plugin profile``, ``experiment`` and ``evaluate``."""
+    """``mx-plugin profile``, ``experiment``, ``evaluate`` and ``export``."""
     register("profile", _add_profile_arguments, _profile, summary="what each format costs, per layer, phase and role")
     register("experiment", _add_experiment_arguments, _experiment, summary="train under several policies, and compare")
     register("evaluate", _add_evaluate_arguments, _evaluate, summary="judge the runs of an experiment, and compare")
+    register("export", _add_export_arguments, _export, summary="write a run's model: plain, or packed in MX formats")
 
 
 def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,6 +110,19 @@ def _add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def _evaluate(arguments: argparse.Namespace) -> int:
     _need_to_load("mx-plugin evaluate")
     from .evaluation.command import run
+
+    return run(arguments)
+
+
+def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    from .export.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    _need_to_load("mx-plugin export")
+    from .export.command import run
 
     return run(arguments)
 

@@ -10,6 +10,7 @@ from torch import nn
 from ..errors import AdoptionError
 from .layer import AdoptedLayer, adopted, has_own_forward
 from .layer_types import LayerType
+from .packed_module import held_packed
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
 _HEADS = {"score", "v_head", "value_head", "classifier", "summary", "reward_head"}
@@ -82,6 +83,9 @@ def select(
 def _why_left_out(path: str, module: nn.Module, root: nn.Module, types: Mapping[type, LayerType]) -> str | None:
     """ "" to adopt, a reason to leave out, None for a module that only holds others."""
     parts = path.split(".")
+    held = held_packed(module)
+    if held is not None:
+        return f"loaded packed: {held.packed.format}/{held.activations} in every phase"
     if type(module) not in types:
         return _why_no_layer(type(module).__name__, module, parts)
     if _LORA.intersection(parts):

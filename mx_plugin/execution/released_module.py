@@ -35,7 +35,7 @@ def _apply(self: nn.Module, fn: Callable[[torch.Tensor], torch.Tensor], recurse:
     if (applied.dtype, applied.device) != (probe.dtype, probe.device):
         raise ReleasedWeightError(
             f"{weight._source.label} cannot go from {probe.dtype} on {probe.device} to {applied.dtype} on "
-            f"{applied.device}: its full-precision weight was released (release_frozen=True). {REMEDY}"
+            f"{applied.device}: {weight._source.why}. {weight._source.remedy}"
         )
     # None is passed over, and the order of the parameters, which names them to optimisers, stays.
     self._parameters["weight"] = None
@@ -68,16 +68,20 @@ def released_weight(module: nn.Module) -> ReleasedWeight:
     return weight
 
 
+KEEPS_ITS_WEIGHT: dict[str, Callable[..., Any]] = {
+    "register_parameter": _register_parameter,
+    "__delattr__": _delattr,
+    "_apply": _apply,
+    "_save_to_state_dict": _save_to_state_dict,
+}
+"""Members of a class whose instances refuse to be given another weight than the packed one they hold."""
+
+
 @cache
 def released_class(original: type[nn.Module]) -> type[nn.Module]:
     """The class worn by adopted modules of type ``original`` whose weight is released."""
     worn = adopted_class(original)  # type: ignore[arg-type]
-    members = {
-        "register_parameter": _register_parameter,
-        "__delattr__": _delattr,
-        "_apply": _apply,
-        "_save_to_state_dict": _save_to_state_dict,
-    }
+    members: dict[str, Any] = dict(KEEPS_ITS_WEIGHT)
     for name in ("__module__", "__doc__", "__qualname__"):
         members[name] = getattr(original, name)
     return type(original.__name__, (worn,), members)

@@ -23,16 +23,18 @@ REMEDY = "Do this before or after train(), or set release_frozen=False"
 
 @dataclass(frozen=True)
 class PackedSource:
-    """What a released weight decodes: ``packed`` (out, in), blocked along ``in``; ``label`` is for messages."""
+    """What a released weight decodes: ``packed`` (out, in), blocked along ``in``; the rest is for messages."""
 
     packed: MXTensor
     backend: Backend
     label: str
+    why: str = "its full-precision weight was released (release_frozen=True)"
+    remedy: str = REMEDY
 
     def refuse(self, what: str) -> NoReturn:
         raise ReleasedWeightError(
-            f"{what} of {self.label}: its full-precision weight was released (release_frozen=True) and only the packed "
-            f"{self.packed.format} copy is left, which cannot be written. {REMEDY}"
+            f"{what} of {self.label}: {self.why} and only the packed {self.packed.format} copy is left, which cannot "
+            f"be written. {self.remedy}"
         )
 
 
