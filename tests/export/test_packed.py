@@ -135,6 +135,21 @@ def test_weights_decode_when_they_are_read(
     assert torch.equal(full_model(tmp_path / "again").state_dict()[name], decoded)
 
 
+@pytest.mark.real_data
+def test_a_trained_model_tells_the_same_story(
+    stories15m: Path, tmp_path: Path, in_formats: Callable[..., Any], full_model: Callable[..., Any]
+) -> None:
+    from mx_trl.models import load_tokenizer
+
+    done = export_model(stories15m, tmp_path / "out", packed=True, policy="C8", dtype="bfloat16")
+    assert done.manifest is not None
+    share = done.manifest.packed_bytes["MXFP8"] / done.manifest.bfloat16_bytes["MXFP8"]
+    assert share == pytest.approx(8.25 / 16, rel=1e-3)
+    ids = load_tokenizer(str(stories15m))("Once upon a time", return_tensors="pt")["input_ids"]
+    exported, loaded = full_model(stories15m).to(torch.bfloat16), load_model(tmp_path / "out")
+    assert torch.equal(greedy(loaded, ids), in_formats(exported, "C8", lambda: greedy(exported, ids)))
+
+
 # ---------------------------------------------------------------------------- what a packed model refuses
 
 
