@@ -117,10 +117,14 @@ class Session:
         return self.config.policy_scoring
 
     def _move_to_front(self) -> None:
-        """Reporting callbacks read ``logs`` in order: ours must have added its keys before them."""
+        """Reporting callbacks read ``logs`` in order: ours must have added its keys before them.
+
+        Before ours come those that take up a checkpoint: the run's files are opened at the step that they set.
+        """
         callbacks = self.trainer.callback_handler.callbacks
         callbacks.remove(self.callback)
         callbacks.insert(0, self.callback)
+        callbacks.sort(key=lambda callback: not getattr(callback, "restores_checkpoint", False))
 
     # ------------------------------------------------------------------ events
 

@@ -13,13 +13,11 @@ from .batches import Batches, TrainingStopped
 from .errors import CheckpointError
 from .parts import load_parts, save_parts
 from .random_state import random_state, undisturbed
+from .supplement import STATE
 from .tree import load_tree, save_tree
 from .weights import load_weights
 
 log = logging.getLogger(__name__)
-
-STATE = "mx_state"
-"""``mx_state.json`` and ``.safetensors`` are written last: a checkpoint that has them is whole."""
 
 CRITIC = "critic"
 _SHAPE = ("batch_size", "num_mini_batches", "num_ppo_epochs", "gradient_accumulation_steps")
@@ -36,6 +34,9 @@ class ResumablePPOTrainer(PPOTrainer):  # type: ignore[misc]
     Beyond TRL's: ``control.should_training_stop`` is heeded, and sampling completions for the log
     (``num_sample_generations``) draws no number from training's generators.
     """
+
+    saves_all = True
+    """Its checkpoints need no :class:`~mx_trl.checkpoints.supplement.Supplement`."""
 
     _samples_every: int | None = None
 
@@ -140,6 +141,8 @@ class ResumablePPOTrainer(PPOTrainer):  # type: ignore[misc]
 
 
 class _Begin(TrainerCallback):  # type: ignore[misc]
+    restores_checkpoint = True
+
     def __init__(self, trainer: ResumablePPOTrainer, folder: Path) -> None:
         self.trainer, self.folder = trainer, folder
 

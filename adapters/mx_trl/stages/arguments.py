@@ -23,6 +23,9 @@ class CommonArguments:
         metadata={"help": "Ends a response: auto (the model's own), none, or one token such as <|im_end|>."},
     )
     no_mx: bool = field(default=False, metadata={"help": "Plain TRL, without MXCallback: the baseline."})
+    max_minutes: float | None = field(
+        default=None, metadata={"help": "Stop after the step that ends later than this, with a checkpoint."}
+    )
     policies: list[str] | None = field(
         default=None, metadata={"help": "Train under several precision policies, one after the other, and compare."}
     )

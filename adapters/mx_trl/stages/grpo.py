@@ -14,7 +14,7 @@ from mx_plugin.config import MXConfig
 from ..errors import StageError
 from ..models import load_scorer, load_tokenizer
 from .arguments import GRPOScriptArguments
-from .built import BuiltStage
+from .built import BuiltStage, run_options
 from .preparation import Prepared, loading_options, prepare
 from .progress import show_reward
 from .reward_choice import choose_reward
@@ -37,7 +37,7 @@ def run_grpo(
     run_dir: str | None = None,
 ) -> StageSummary:
     """Train with GRPO and return how it went; see :func:`build_grpo`."""
-    return build_grpo(script_args, training_args, model_args, mx_config, run_dir=run_dir).train()
+    return build_grpo(script_args, training_args, model_args, mx_config, run_dir=run_dir).run()
 
 
 def build_grpo(
@@ -82,7 +82,8 @@ def build_grpo(
         callbacks=None if callback is None else [callback],
     )
     show_reward(trainer)
-    return BuiltStage("GRPO", trainer, callback, REWARD_KEY, prepared.policy_path)
+    options = run_options(script_args, model_args)
+    return BuiltStage("GRPO", trainer, callback, REWARD_KEY, prepared.policy_path, options)
 
 
 def _mx_callback(config: MXConfig | None, run_dir: str) -> Any:

@@ -17,7 +17,7 @@ from ..errors import StageError
 from ..models import load_scorer, load_tokenizer, plain_generation
 from ..rewards import RuleReward
 from .arguments import PPOScriptArguments
-from .built import BuiltStage
+from .built import BuiltStage, run_options
 from .preparation import Prepared, loading_options, prepare
 from .progress import show_reward
 from .reward_choice import choose_reward
@@ -53,7 +53,7 @@ def run_ppo(
     run_dir: str | None = None,
 ) -> StageSummary:
     """Train with PPO and return how it went; see :func:`build_ppo`."""
-    return build_ppo(script_args, training_args, model_args, mx_config, run_dir=run_dir).train()
+    return build_ppo(script_args, training_args, model_args, mx_config, run_dir=run_dir).run()
 
 
 def build_ppo(
@@ -77,7 +77,9 @@ def build_ppo(
     Raises:
         StageError: model, reward, prompts and settings that do not fit; see the message.
     """
-    _, trainer_class = load_ppo()
+    load_ppo()
+    from ..checkpoints.ppo import ResumablePPOTrainer
+
     run_dir = run_dir or training_args.output_dir
     set_seed(training_args.seed)
     prepared = prepare(
@@ -91,7 +93,7 @@ def build_ppo(
     train, held_out = _datasets(script_args, training_args, prepared)
     ends = _end_tokens(script_args, training_args, prepared)
     callback = None if script_args.no_mx else _mx_callback(mx_config, run_dir)
-    trainer = trainer_class(
+    trainer = ResumablePPOTrainer(
         args=training_args,
         processing_class=prepared.tokenizer,
         model=prepared.policy,
@@ -106,7 +108,8 @@ def build_ppo(
     )
     plain_generation(trainer.policy_model, prepared.tokenizer, ends)
     show_reward(trainer)
-    return BuiltStage("PPO", trainer, callback, REWARD_KEY, prepared.policy_path)
+    options = run_options(script_args, model_args)
+    return BuiltStage("PPO", trainer, callback, REWARD_KEY, prepared.policy_path, options)
 
 
 def _mx_callback(config: MXConfig | None, run_dir: str) -> Any:

@@ -1,0 +1,109 @@
+"""One ``train()`` of a stage: its folder, its logs, its checkpoints, and where it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers.integrations import TensorBoardCallback
+
+from .files import RunFiles
+from .supplement import Supplement
+from .time_limit import TimeLimit
+from .train_log import TrainLog
+
+if TYPE_CHECKING:
+    from ..callback import MXCallback
+
+_PACKAGES = ("mx-plugin", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy")
+
+
+@dataclass
+class RunOptions:
+    """What a stage has beyond its trainer's own arguments.
+
+    ``max_minutes``: train no longer than that. ``described``: its other arguments for config.json, dataclasses by name.
+    """
+
+    max_minutes: float | None = None
+    described: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Run:
+    """A run in progress: its files, the checkpoint that it goes on from, and whether its time was up."""
+
+    files: RunFiles
+    resume: Path | None
+    limit: TimeLimit | None
+
+    @property
+    def stopped(self) -> bool:
+        return self.limit is not None and self.limit.stopped
+
+
+@contextmanager
+def running(trainer: Any, stage: str, callback: MXCallback | None, options: RunOptions) -> Iterator[Run]:
+    """Lay out ``<output_dir>/{config.json, logs/, tb/, checkpoints/}`` and give the trainer what writes them.
+
+    While it lasts the trainer's ``output_dir`` is ``checkpoints/``. A run that does not resume sets an earlier run's
+    files aside.
+
+    Raises:
+        CheckpointError: no checkpoint where one was asked for, a limit that is not positive, or files that cannot be
+            written.
+    """
+    args = trainer.args
+    output_dir = args.output_dir
+    files = RunFiles(Path(output_dir))
+    resume = files.find(args.resume_from_checkpoint)
+    limit = None if options.max_minutes is None else TimeLimit(options.max_minutes)
+    added = [TrainLog(files), *([limit] if limit is not None else [])]
+    if not hasattr(trainer, "saves_all"):
+        added.append(Supplement(trainer, resume))
+    with trainer.accelerator.main_process_first():
+        if trainer.accelerator.is_main_process:
+            if resume is None or resume.resolve().parent != files.checkpoints.resolve():
+                files.set_aside()
+            files.write_config(_config(trainer, stage, callback, options, resume))
+    args.output_dir = str(files.checkpoints)
+    for reporter in trainer.callback_handler.callbacks:
+        if isinstance(reporter, TensorBoardCallback):
+            reporter.logging_dir = str(files.tensorboard)
+    for one in added:
+        trainer.add_callback(one)
+    try:
+        yield Run(files, resume, limit)
+    finally:
+        args.output_dir = output_dir
+        for one in added:
+            trainer.remove_callback(one)
+
+
+def _config(
+    trainer: Any, stage: str, callback: MXCallback | None, options: RunOptions, resume: Path | None
+) -> dict[str, Any]:
+    return {
+        "stage": stage,
+        "seed": trainer.args.seed,
+        "resumed_from": None if resume is None else str(resume),
+        "max_minutes": options.max_minutes,
+        "mx": None if callback is None else callback.config.to_dict(),
+        **{name: asdict(part) for name, part in options.described.items()},
+        "training": trainer.args.to_dict(),
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
