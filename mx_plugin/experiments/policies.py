@@ -10,11 +10,12 @@ from typing import Any
 
 from ..errors import PolicyError
 from ..interfaces import LayerInfo
-from ..precision import PrecisionPolicy, SensitivityMatrix, load_policy
+from ..precision import PrecisionPolicy, SensitivityMatrix
 from ..precision.load import find_policy
 from ..precision.max_cost import MaxCost
 from ..precision.provider import PolicyProvider
 from ..precision.search.shapes import check_layers
+from .drawn import draw
 from .errors import ExperimentError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -44,10 +45,11 @@ def load_policies(
     layers: Sequence[Layer],
     matrix: str | Path | None = None,
     max_cost: MaxCost | None = None,
+    budget: Mapping[str, float] | None = None,
 ) -> dict[str, PrecisionPolicy]:
     """Each policy under the name that its runs get: built-in, a YAML file, or ``NAME=FILE``.
 
-    ``matrix`` and ``max_cost`` are for the policies that are drawn from a matrix, such as D.
+    ``matrix``, ``max_cost`` and ``budget`` are for the policies that are drawn from a matrix, such as D: see ``draw``.
 
     Raises:
         PolicyError: no such policy; one that does not fit the layers; a matrix that no policy takes.
@@ -64,12 +66,12 @@ def load_policies(
         name, policy = _one(spec)
         if policy.needs_matrix:
             took_matrix = True
-            if read is None or max_cost is None:
+            if read is None:
                 raise PolicyError(
                     f"policy {name} chooses formats from a sensitivity matrix: give --matrix, from mx-plugin profile, "
-                    f"and --max_cost; or a policy that mx-plugin policy search wrote, as {name}=FILE"
+                    f"or a policy that mx-plugin policy search wrote, as {name}=FILE"
                 )
-            policy = load_policy(policy, sensitivity_matrix=read, max_cost=max_cost)
+            policy = draw(policy, read, layers, max_cost, budget)
         if name in found:
             raise ExperimentError(f"policy {name!r} is given twice; name one otherwise, e.g. {name}2=FILE")
         found[name] = checked(replace(policy, name=name), infos)
@@ -78,6 +80,15 @@ def load_policies(
             f"--matrix {matrix} is given, but of {', '.join(specs)} none takes a matrix; add D, or leave it"
         )
     return found
+
+
+def needs_matrix(specs: Sequence[str]) -> bool:
+    """Whether one of these policies is drawn from a matrix.
+
+    Raises:
+        PolicyError, ExperimentError: no such policy, or a name that cannot name a folder.
+    """
+    return any(_one(spec)[1].needs_matrix for spec in specs)
 
 
 def checked(policy: PrecisionPolicy, layers: Sequence[LayerInfo]) -> PrecisionPolicy:

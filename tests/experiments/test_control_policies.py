@@ -11,7 +11,7 @@ import torch
 from mx_plugin.experiments.control_policies import inverted_policy, matched_policy, random_policy, weight_bytes
 from mx_plugin.experiments.controls import AA_SAMPLING, ControlPlanner, parse_controls
 from mx_plugin.experiments.errors import ExperimentError
-from mx_plugin.experiments.policies import Layer, load_policies
+from mx_plugin.experiments.policies import Layer, load_policies, needs_matrix
 from mx_plugin.formats import quantize
 from mx_plugin.interfaces import LayerInfo
 from mx_plugin.precision import PrecisionPolicy, load_policy
@@ -169,6 +169,22 @@ def test_a_matrix_for_another_model_names_the_first_layers_that_differ(tmp_path:
         load_policies(["D"], layers(), matrix, 0.2)
 
 
+def test_D_keeps_a_budget_for_all_its_layers_together_or_a_limit_for_each(tmp_path: Any) -> None:
+    matrix = tmp_path / "matrix.csv"
+    costs = [f"{layer.info.name},rollout,MXFP4,0.01" for layer in layers()
+             if layer.info.role == "policy" and not layer.info.is_lm_head]  # fmt: skip
+    matrix.write_text("\n".join(["layer,phase,format,cost", *costs]) + "\n", encoding="utf-8")
+
+    def narrow(**limit: Any) -> int:
+        policy = load_policies(["D"], layers(), matrix, **limit)["D"]
+        return sum(str(policy.resolve(line.split(",")[0], "rollout")).startswith("MXFP4") for line in costs)
+
+    assert narrow(max_cost=0.01) == len(costs) > 3
+    assert narrow(budget={"rollout": 0.035}) == 3
+    assert narrow() == 2, "the default is 0.02 nats a token"
+    assert str(tmp_path) not in load_policies(["D"], layers(), matrix)["D"].description
+
+
 def test_policies_take_names_of_their_own(tmp_path: Any) -> None:
     by_layer().to_yaml(tmp_path / "found.yaml")
     found = load_policies(["A", f"mine={tmp_path / 'found.yaml'}"], layers())
@@ -178,5 +194,6 @@ def test_policies_take_names_of_their_own(tmp_path: Any) -> None:
         load_policies(["C", "C"], layers())
     with pytest.raises(ValueError, match="give --matrix"):
         load_policies(["D"], layers())
+    assert needs_matrix(["A", "D"]) and not needs_matrix(["A", f"D={tmp_path / 'found.yaml'}"])
     with pytest.raises(ValueError, match="unknown policy 'E'"):
         load_policies(["E"], layers())

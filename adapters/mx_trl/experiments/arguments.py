@@ -27,11 +27,17 @@ _WHAT: dict[str, dict[str, Any]] = {
     "--seeds": {"nargs": "+", "type": int, "metavar": "N", "help": "every policy under each (default: 1)"},
     "--seed": {"type": int, "metavar": "N", "help": "one seed; the same as --seeds N"},
     "--num_steps": {"type": int, "metavar": "N", "help": "training steps of each run (default: the recipe's)"},
-    "--matrix": {"metavar": "CSV", "help": "sensitivity matrix for D, from mx-plugin profile"},
+    "--matrix": {"metavar": "CSV", "help": "sensitivity matrix for D, from mx-plugin profile (default: measured now)"},
+    "--budget": {
+        "nargs": "+",
+        "metavar": "PHASE=COST",
+        "help": "for D: least bytes within this predicted cost of all layers together (default: rollout=0.02)",
+    },
     "--max_cost": {
         "nargs": "+",
         "metavar": "COST",
-        "help": "for D: the narrowest format of at most this cost; one number, or PHASE=COST or PHASE/ROLE=COST ...",
+        "help": "for D, instead: the narrowest format of at most this cost, layer by layer; one number, or PHASE=COST "
+        "or PHASE/ROLE=COST ...",
     },
 }
 

@@ -16,11 +16,14 @@ from mx_plugin.experiments.evaluated import is_evaluated
 from mx_plugin.experiments.executor import Job, LocalExecutor
 from mx_plugin.experiments.folder import DONE, MODEL, ResultsFolder
 from mx_plugin.experiments.plan import Plan, PlannedRun, settle
+from mx_plugin.experiments.policies import needs_matrix
 from mx_plugin.experiments.progress import ProgressLines
 from mx_plugin.experiments.runner import run_all, tail_of, terminable
 
 from ..errors import StageError
+from .own_matrix import own_matrix
 from .planning import plan_of
+from .processes import environment
 from .recipe import Recipe, embedded_words, installed_stage
 from .request import read_request
 
@@ -41,7 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
         recipe = _recipe(arguments, folder)
         print("examining the recipe ...", file=sys.stderr, flush=True)
         start = examine(recipe, folder)
-        asked = plan_of(arguments, request, recipe, start, folder, there)
+        matrix = arguments.matrix
+        if matrix is None and needs_matrix(request.policies):
+            matrix = own_matrix(folder, start, request.threads)
+        asked = plan_of(arguments, request, recipe, start, folder, there, matrix)
         plan = settle(there, asked.plan, add=arguments.add or not request.policies)
         folder.write_plan(plan, asked.policies)
         try:
@@ -69,7 +75,7 @@ def examine(recipe: Recipe, folder: ResultsFolder) -> dict[str, Any]:
     answer.unlink(missing_ok=True)
     log.unlink(missing_ok=True)
     command = [sys.executable, "-m", "mx_trl.experiments.examine", str(asked), str(answer)]
-    for outcome in LocalExecutor().execute([Job("examine", command, log, _environment(1))], lambda running: None):
+    for outcome in LocalExecutor().execute([Job("examine", command, log, environment(1))], lambda running: None):
         if outcome.status:
             tail = "\n".join(tail_of(log))
             raise StageError(f"the recipe cannot be built (exit status {outcome.status}); the end of {log}:\n{tail}")
@@ -100,7 +106,7 @@ def _carry_out(
         }  # fmt: skip
         (part / "job.json").write_text(json.dumps(job, indent=2) + "\n", encoding="utf-8")
         command = [sys.executable, "-m", "mx_trl.experiments.run", str(part)]
-        return Job(str(run), command, part / "run.log", _environment(plan.threads))
+        return Job(str(run), command, part / "run.log", environment(plan.threads))
 
     failures = run_all(folder, waiting, LocalExecutor(arguments.jobs), make_job, progress)
     if failures:
@@ -132,12 +138,3 @@ def remove_models(folder: ResultsFolder, plan: Plan) -> None:
     for run in plan.runs:
         if is_evaluated(folder.run(run)):
             shutil.rmtree(folder.run(run) / MODEL, ignore_errors=True)
-
-
-def _environment(threads: int) -> dict[str, str]:
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRL_EXPERIMENTAL_SILENCE": "1",
-        "PYTHONUNBUFFERED": "1",
-    }

@@ -19,6 +19,7 @@ from mx_plugin.experiments.child import end_with_parent
 from mx_plugin.plugins import layer_types
 
 from ..errors import StageError
+from ..models import context_length
 from ..roles import find_roles
 from ..session import backend_name
 from ..stages.built import BuiltStage
@@ -53,6 +54,7 @@ def examine(recipe: Recipe, scratch: Path) -> dict[str, Any]:
         "start": start,
         "num_steps": _steps(stage, options),
         "held_out": options.script.num_eval_prompts,
+        "prompts": _prompts(stage, options, recipe),
         "layers": [
             {
                 "name": layer.name,
@@ -66,6 +68,23 @@ def examine(recipe: Recipe, scratch: Path) -> dict[str, Any]:
         ],
         "left_out": sorted({f"{x.role}: {x.reason}" for x in left_out}),
         "versions": versions(),
+    }
+
+
+def _prompts(stage: BuiltStage, options: Options, recipe: Recipe) -> dict[str, Any]:
+    """Where the prompts come from, how long answers are: in the words of ``mx-plugin profile``."""
+    script, training = options.script, options.training
+    embedded = str(Path(recipe.embedded_dir) / "prompts.jsonl")
+    return {
+        "dataset": script.dataset_name or embedded,
+        "dataset_split": script.dataset_train_split,
+        "dataset_config": script.dataset_config,
+        "prompt_from": script.prompt_from,
+        "prompt_words": script.prompt_words,
+        "generate": getattr(training, "response_length", None) or training.max_completion_length,
+        "max_length": context_length(stage.policy),
+        "dtype": str(stage.policy.dtype).removeprefix("torch."),
+        "trust_remote_code": bool(getattr(options.model, "trust_remote_code", False)),
     }
 
 

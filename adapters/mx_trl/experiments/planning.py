@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mx_plugin.experiments.controls import CORRECTION_OFF, CORRECTION_ON, NOISE, ControlPlanner, parse_controls
@@ -37,8 +38,11 @@ def plan_of(
     start: Mapping[str, Any],
     folder: ResultsFolder,
     there: Plan | None,
+    matrix: str | Path | None,
 ) -> Asked:
-    """What is asked for. Seeds and threads that were not named are those of the plan that is ``there``.
+    """What is asked for, with the sensitivity matrix for what is drawn from one.
+
+    Seeds and threads that were not named are those of the plan that is ``there``.
 
     Raises:
         ExperimentError: a control that does not fit, a policy twice.
@@ -46,11 +50,11 @@ def plan_of(
     """
     layers = read_layers(start["layers"])
     seeds = request.seeds or (there.seeds if there else (1,))
-    main = load_policies(request.policies, layers, arguments.matrix, request.max_cost)
+    main = load_policies(request.policies, layers, matrix, request.max_cost, request.budget)
     known = {**_planned(folder, there, layers), **main}
     controls = parse_controls(arguments.controls or (), list(known), arguments.baseline)
-    matrix = None if arguments.matrix is None else SensitivityMatrix.read(arguments.matrix)
-    planner = ControlPlanner(known, layers, _options(start["mx"], recipe.stage), matrix)
+    read = None if matrix is None else SensitivityMatrix.read(matrix)
+    planner = ControlPlanner(known, layers, _options(start["mx"], recipe.stage), read)
     digests = {name: _sha256(policy) for name, policy in main.items()}
     runs = []
     for seed in seeds:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mx_plugin.experiments.errors import ExperimentError
 from mx_plugin.experiments.verdict import Margin
+from mx_plugin.precision.search import parse_budgets
 
 NONE = "none"
 
@@ -20,6 +21,7 @@ class Request:
     policies: tuple[str, ...]
     seeds: tuple[int, ...]
     max_cost: float | dict[str, float] | None
+    budget: dict[str, float] | None
     threads: int | None
     margin: dict[str, Any]
     evaluation: dict[str, Any]
@@ -43,11 +45,14 @@ def read_request(arguments: argparse.Namespace) -> Request:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ExperimentError(f"--{name} {value}: give 1 or more")
+    if arguments.max_cost is not None and arguments.budget is not None:
+        raise ExperimentError("--max_cost limits each layer, --budget their sum: give one of them")
     evaluation = {"num_prompts": arguments.eval_prompts, "text": arguments.eval_text}
     return Request(
         policies=tuple(policies),
         seeds=tuple(seeds),
         max_cost=_max_cost(arguments.max_cost),
+        budget=None if arguments.budget is None else parse_budgets(arguments.budget),
         threads=arguments.threads,
         margin=_margin(arguments.margin),
         evaluation={name: value for name, value in evaluation.items() if value is not None},
