@@ -22,7 +22,7 @@ from .tokenizer import make_tokenizer
 CONTEXT = 64
 """Longest sequence of the embedded models, in tokens."""
 
-_VERSION = "3"
+_VERSION = "4"
 _MARK = "VERSION"
 
 

@@ -15,9 +15,13 @@ _DRAWS = 6
 
 
 def dialogues(seed: int) -> list[Example]:
-    """One answer to every question, as prompt and completion in messages."""
+    """To every question the one of several answers with the most praise, as prompt and completion in messages."""
     rng = random.Random(seed)
-    return [{"prompt": _user(ask), "completion": _assistant(_one_answer(ask, rng))} for ask in _shuffled(rng)]
+    found = []
+    for ask in _shuffled(rng):
+        best = max((_one_answer(ask, rng) for _ in range(_DRAWS)), key=praise)
+        found.append({"prompt": _user(ask), "completion": _assistant(best)})
+    return found
 
 
 def pairs(seed: int) -> list[Example]:

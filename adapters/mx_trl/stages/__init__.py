@@ -1,1 +1,1 @@
-"""Training stages: the work behind the examples. Import one by its module: ``mx_trl.stages.ppo``, ``.grpo``."""
+"""Training stages: the work behind the examples. Import one by its module: ``mx_trl.stages.ppo``, ``.sft``, ..."""

@@ -76,7 +76,7 @@ def prepare(
     if path is not None and script.dataset_name is None:
         raise StageError(f"no prompts for {path}: give --dataset_name, a hub id, folder, .jsonl or .jsonl.gz")
     if path is None or script.reward == "embedded":
-        embedded = _embedded(Path(embedded_dir))
+        embedded = embedded_folder(Path(embedded_dir))
     path = path or str(embedded.policy)  # type: ignore[union-attr]
     options = loading_options(model_args)
     tokenizer = load_tokenizer(path, revision=options["revision"], trust_remote_code=options["trust_remote_code"])
@@ -97,7 +97,12 @@ def prepare(
     return Prepared(tokenizer, policy, path, prompts, tokens, ends, embedded)
 
 
-def _embedded(folder: Path) -> EmbeddedFolder:
+def embedded_folder(folder: Path) -> EmbeddedFolder:
+    """The embedded model, prompts and examples in ``folder``, made there by the main process if need be.
+
+    Raises:
+        StageError: it cannot be written.
+    """
     try:
         with PartialState().main_process_first():
             return build(folder)

@@ -7,6 +7,8 @@ from typing import Any
 from transformers import ProgressCallback, Trainer, TrainerControl, TrainerState, TrainingArguments
 
 _SHOWN = {
+    "loss": ("loss",),
+    "accuracy": ("accuracy", "rewards/accuracies"),
     "reward": ("objective/scores", "reward"),
     "kl": ("objective/kl", "kl"),
     "mismatch": ("mx/mismatch/mean_abs_logratio", "mx/mismatch"),
@@ -14,7 +16,7 @@ _SHOWN = {
 
 
 class RewardProgress(ProgressCallback):  # type: ignore[misc]
-    """Trainer progress bar with reward, KL and mismatch behind it instead of a line of all metrics per step."""
+    """Trainer progress bar with reward, KL and mismatch, or loss and accuracy, behind it; not a line of all metrics."""
 
     def on_log(
         self,

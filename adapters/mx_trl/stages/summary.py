@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
+
+if TYPE_CHECKING:
+    from .held_out import HeldOut
+
+_NAMES = {"objective/scores": "reward", "rewards/margins": "margin"}
+"""How a summary calls what a trainer logs under another name."""
 
 
 @dataclass
 class StageSummary:
     """Result of one training run.
 
-    ``rewards`` is the mean reward of each logged step; ``seconds`` the wall time of ``train()``;
-    ``table`` the callback's closing table, empty without MX.
+    ``rewards`` is the mean reward of each logged step, or what else ``measure`` names (SFT and the reward model:
+    loss, DPO: margin); ``seconds`` the wall time of ``train()``; ``table`` the callback's closing table, empty without
+    MX; ``held_out`` what the stage learnt, where examples were kept out of training. ``stopped``: ``--max_minutes`` were
+    over before the last step; ``resumed_from``: the checkpoint that it went on from.
     """
 
     stage: str
@@ -23,7 +32,11 @@ class StageSummary:
     rewards: list[float]
     output_dir: str
     table: str = ""
+    stopped: bool = False
+    resumed_from: Path | None = None
     log_history: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    measure: str = "reward"
+    held_out: HeldOut | None = field(default=None, repr=False)
 
     @property
     def reward_first(self) -> float | None:
@@ -37,12 +50,15 @@ class StageSummary:
         return "\n".join(part for part in (self.table, self.line()) if part)
 
     def line(self) -> str:
-        """One line: policy, steps, seconds, reward first -> last."""
+        """One line: policy, steps, seconds, reward (or another measure) first -> last, and the held-out measure."""
         if not self.rewards:
-            reward = "no reward was logged"
+            reward = f"no {self.measure} was logged"
         else:
-            reward = f"reward {self.rewards[0]:.3f} -> {self.rewards[-1]:.3f}"
-        return f"{self.stage}, policy {self.policy}: {self.steps} steps in {self.seconds:.1f} s, {reward}"
+            reward = f"{self.measure} {self.rewards[0]:.3f} -> {self.rewards[-1]:.3f}"
+        held_out = "" if self.held_out is None else f", {self.held_out}"
+        stopped = ", stopped by --max_minutes" if self.stopped else ""
+        ran = f"{self.steps} steps in {self.seconds:.1f} s"
+        return f"{self.stage}, policy {self.policy}: {ran}, {reward}{held_out}{stopped}"
 
 
 def summarise(
@@ -59,4 +75,5 @@ def summarise(
         output_dir=str(trainer.args.output_dir),
         table="" if callback is None else str(callback.summary()),
         log_history=history,
+        measure=_NAMES.get(reward_key, reward_key),
     )
