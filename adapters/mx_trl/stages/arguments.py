@@ -48,8 +48,15 @@ class StageArguments(CommonArguments):
     reward: str | None = field(
         default=None,
         metadata={
-            "help": "embedded, model, or a rule: positive_words, sentiment, plain_words, length:WORDS, module:function."
+            "help": "embedded, model, a rule (sentiment, ending:TEXT, gsm8k, length:24, module:function, ...) or a sum of "
+            "rules: 'sentiment + 0.5*length:24'; docs/rewards.md has all."
         },
+    )
+    normalise_reward: bool = field(
+        default=False, metadata={"help": "Rewards relative to their running mean, in running standard deviations."}
+    )
+    clip_reward: float | None = field(
+        default=None, metadata={"help": "Keep rewards within -C .. C, after normalising if that is asked for."}
     )
 
 

@@ -11,7 +11,7 @@ from mx_plugin.config import MXConfig
 from ..data.preferences import PairForm
 from ..models import ensure_padding, load_policy
 from .arguments import DPOScriptArguments
-from .final import save_final
+from .built import run_options
 from .held_out import likelier_answer
 from .learning import Lesson, make_lesson, mx_callback, read_lesson
 from .learning_stage import LearningStage, check_fits
@@ -33,10 +33,7 @@ def run_dpo(
     run_dir: str | None = None,
 ) -> StageSummary:
     """Train, leave the model in ``<output_dir>/checkpoints/final``, and return how it went; see :func:`build_dpo`."""
-    stage = build_dpo(script_args, training_args, model_args, mx_config, run_dir=run_dir)
-    summary = stage.train()
-    save_final(stage.trainer)
-    return summary
+    return build_dpo(script_args, training_args, model_args, mx_config, run_dir=run_dir).run()
 
 
 def build_dpo(
@@ -84,7 +81,7 @@ def build_dpo(
     )
     show_reward(trainer)
     return LearningStage(
-        "DPO", trainer, callback, "rewards/margins", path,
+        "DPO", trainer, callback, "rewards/margins", path, run_options(script_args, model_args),
         measure=likelier_answer, measure_name="preference accuracy",
     )  # fmt: skip
 

@@ -13,11 +13,12 @@ from mx_plugin.config import MXConfig
 
 from ..errors import StageError
 from ..models import load_scorer, load_tokenizer
+from ..rewards.shaped_model import shape_scores
 from .arguments import GRPOScriptArguments
 from .built import BuiltStage, run_options
 from .preparation import Prepared, loading_options, prepare
 from .progress import show_reward
-from .reward_choice import choose_reward
+from .reward_choice import choose_reward, columns_for, shaped, shaping_of
 from .summary import StageSummary
 
 if TYPE_CHECKING:
@@ -67,8 +68,8 @@ def build_grpo(
         embedded_dir=embedded_dir or f"{run_dir}/embedded",
     )
     _choose_end_token(script_args, prepared)
-    reward, reward_tokenizer = _reward(script_args, model_args, prepared)
-    train, held_out = _datasets(script_args, prepared)
+    reward, reward_tokenizer, columns = _reward(script_args, model_args, prepared)
+    train, held_out = _datasets(script_args, prepared, columns)
     callback = None if script_args.no_mx else _mx_callback(mx_config, run_dir)
     trainer = GRPOTrainer(
         model=prepared.policy,
@@ -92,13 +93,18 @@ def _mx_callback(config: MXConfig | None, run_dir: str) -> Any:
     return MXCallback(config or MXConfig(), output_dir=run_dir)
 
 
-def _reward(script: GRPOScriptArguments, model_args: ModelConfig, prepared: Prepared) -> tuple[Any, Any]:
-    """A reward model with its tokenizer, or a rule with None."""
+def _reward(
+    script: GRPOScriptArguments, model_args: ModelConfig, prepared: Prepared
+) -> tuple[Any, Any, dict[str, list[Any]]]:
+    """A reward model with its tokenizer, or a rule with None; then the columns that the rule reads."""
     choice = choose_reward(script.reward, script.reward_model_path, prepared)
+    shaping = shaping_of(script)
     if choice.rule is not None:
-        return choice.rule, None
+        return shaped(choice.rule, shaping), None, columns_for(choice.rule, script, prepared)
     model = load_scorer(str(choice.path), "reward model", **loading_options(model_args)).requires_grad_(False)
-    return model, load_tokenizer(str(choice.path))
+    if shaping is not None:
+        shape_scores(model, shaping)
+    return model, load_tokenizer(str(choice.path)), {}
 
 
 def _choose_end_token(script: GRPOScriptArguments, prepared: Prepared) -> None:
@@ -115,7 +121,12 @@ def _choose_end_token(script: GRPOScriptArguments, prepared: Prepared) -> None:
         )  # fmt: skip
 
 
-def _datasets(script: GRPOScriptArguments, prepared: Prepared) -> tuple[Dataset, Dataset | None]:
-    rows = [{"prompt": prompt} for prompt in prepared.prompts]
+def _datasets(
+    script: GRPOScriptArguments, prepared: Prepared, columns: dict[str, list[Any]]
+) -> tuple[Dataset, Dataset | None]:
+    rows = [
+        {"prompt": prompt, **{name: values[number] for name, values in columns.items()}}
+        for number, prompt in enumerate(prepared.prompts)
+    ]
     end = prepared.split(script.num_eval_prompts)
     return Dataset.from_list(rows[:end]), Dataset.from_list(rows[end:]) if rows[end:] else None

@@ -31,10 +31,14 @@ class LearningStage(BuiltStage):
         return models["policy"] if "policy" in models else models["reward"]
 
     def train(self) -> StageSummary:
-        """Train, and say how it went. The measurements draw no random numbers and log nothing."""
+        """Train, and say how it went. The measurements draw no random numbers and log nothing.
+
+        A run that its time limit stopped is not measured. One that is resumed is measured as it began: the trainer
+        reads the checkpoint later.
+        """
         before = self._measured()
         summary = super().train()
-        after = self._measured()
+        after = None if summary.stopped else self._measured()
         if before is not None and after is not None:
             summary.held_out = HeldOut(self.measure_name, len(after.each), before, after)
             if self.trainer.accelerator.is_main_process:

@@ -16,11 +16,13 @@ from mx_plugin.config import MXConfig
 from ..errors import StageError
 from ..models import load_scorer, load_tokenizer, plain_generation
 from ..rewards import RuleReward
+from ..rewards.columns import ColumnsByTokens
+from ..rewards.shaped_model import shape_head
 from .arguments import PPOScriptArguments
 from .built import BuiltStage, run_options
 from .preparation import Prepared, loading_options, prepare
 from .progress import show_reward
-from .reward_choice import choose_reward
+from .reward_choice import choose_reward, columns_for, shaped, shaping_of
 from .summary import StageSummary
 
 if TYPE_CHECKING:
@@ -133,11 +135,16 @@ def _reward_and_value(
 ) -> tuple[nn.Module, PreTrainedModel]:
     options = loading_options(model_args)
     choice = choose_reward(script.reward, _changed(training_args, "reward_model_path"), prepared)
+    shaping = shaping_of(script)
     if choice.rule is not None:
-        reward: nn.Module = RuleReward(choice.rule, prepared.tokenizer, prepared.prompt_width)
+        columns = ColumnsByTokens(prepared.tokens, columns_for(choice.rule, script, prepared))
+        rule = shaped(choice.rule, shaping)
+        reward: nn.Module = RuleReward(rule, prepared.tokenizer, prepared.prompt_width, columns)
     else:
         _check_same_tokens(str(choice.path), prepared)
         reward = load_scorer(str(choice.path), "reward model", **options).requires_grad_(False)
+        if shaping is not None:
+            shape_head(reward, shaping, prepared.prompt_width)
     value_path = script.value_model_path or (choice.path if choice.users else None) or prepared.policy_path
     return reward, load_scorer(value_path, "value model", **options)
 
@@ -171,7 +178,8 @@ def _datasets(script: PPOScriptArguments, training_args: Any, prepared: Prepared
 
 
 def _collator(reward: nn.Module, prepared: Prepared) -> DataCollatorWithPadding:
-    if isinstance(reward, RuleReward):
+    # Only so do those who see no more than token ids know where the response begins.
+    if isinstance(reward, RuleReward) or getattr(reward, "shaping", None) is not None:
         return DataCollatorWithPadding(prepared.tokenizer, padding="max_length", max_length=prepared.prompt_width)
     return DataCollatorWithPadding(prepared.tokenizer)
 

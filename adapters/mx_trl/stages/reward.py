@@ -14,7 +14,7 @@ from ..data.completions import Convert
 from ..data.preferences import PairForm, ScoreForm, is_scored
 from ..errors import StageError
 from .arguments import RewardScriptArguments
-from .final import save_final
+from .built import run_options
 from .held_out import better_score, squared_error
 from .learning import make_lesson, mx_callback, read_lesson
 from .learning_stage import LearningStage, check_fits
@@ -37,10 +37,7 @@ def run_reward(
     run_dir: str | None = None,
 ) -> StageSummary:
     """Train, leave the model in ``<output_dir>/checkpoints/final``, and say how it went; see :func:`build_reward`."""
-    stage = build_reward(script_args, training_args, model_args, mx_config, run_dir=run_dir)
-    summary = stage.train()
-    save_final(stage.trainer)
-    return summary
+    return build_reward(script_args, training_args, model_args, mx_config, run_dir=run_dir).run()
 
 
 def build_reward(
@@ -91,7 +88,10 @@ def build_reward(
     check_fits(trainer, lesson, lambda row: 0)  # longer ones are left out, none is cut
     show_reward(trainer)
     measure, name = (squared_error, "squared error") if scored else (better_score, "accuracy")
-    return LearningStage("Reward", trainer, callback, "loss", path, measure=measure, measure_name=name)
+    return LearningStage(
+        "Reward", trainer, callback, "loss", path, run_options(script_args, model_args),
+        measure=measure, measure_name=name,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

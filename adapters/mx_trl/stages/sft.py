@@ -10,7 +10,7 @@ from mx_plugin.config import MXConfig
 
 from ..data.completions import CompletionForm
 from .arguments import SFTScriptArguments
-from .final import save_final
+from .built import run_options
 from .held_out import next_token_loss
 from .learning import make_lesson, mx_callback, read_lesson
 from .learning_stage import LearningStage, check_fits
@@ -31,10 +31,7 @@ def run_sft(
     run_dir: str | None = None,
 ) -> StageSummary:
     """Train, leave the model in ``<output_dir>/checkpoints/final``, and return how it went; see :func:`build_sft`."""
-    stage = build_sft(script_args, training_args, model_args, mx_config, run_dir=run_dir)
-    summary = stage.train()
-    save_final(stage.trainer)
-    return summary
+    return build_sft(script_args, training_args, model_args, mx_config, run_dir=run_dir).run()
 
 
 def build_sft(
@@ -81,4 +78,7 @@ def build_sft(
     )
     check_fits(trainer, lesson, lambda row: len(row["input_ids"]))
     show_reward(trainer)
-    return LearningStage("SFT", trainer, callback, "loss", path, measure=next_token_loss, measure_name="loss")
+    return LearningStage(
+        "SFT", trainer, callback, "loss", path, run_options(script_args, model_args),
+        measure=next_token_loss, measure_name="loss",
+    )  # fmt: skip

@@ -21,8 +21,8 @@ class StageSummary:
 
     ``rewards`` is the mean reward of each logged step, or what else ``measure`` names (SFT and the reward model:
     loss, DPO: margin); ``seconds`` the wall time of ``train()``; ``table`` the callback's closing table, empty without
-    MX; ``held_out`` what the stage learnt, where examples were kept out of training. ``stopped``: ``--max_minutes`` were
-    over before the last step; ``resumed_from``: the checkpoint that it went on from.
+    MX; ``held_out`` what the stage learnt, where examples were kept out of training. ``stopped``: ``--max_minutes``
+    were over before the last step; ``resumed_from``: the checkpoint that it went on from.
     """
 
     stage: str
