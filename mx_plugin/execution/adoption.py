@@ -15,6 +15,7 @@ from .packed_module import held_packed
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
 _HEADS = {"score", "v_head", "value_head", "classifier", "summary", "reward_head"}
 _ROUTERS = {"gate", "router"}
+_STEP_SIZES = "dt_proj"
 _LORA = {"lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B"}
 
 
@@ -94,8 +95,11 @@ def _why_left_out(path: str, module: nn.Module, root: nn.Module, types: Mapping[
         return "score or value head"
     if has_own_forward(module):
         return "its forward was replaced on the instance"
-    if parts[-1] in _ROUTERS and hasattr(root.get_submodule(".".join(parts[:-1])), "experts"):
+    holder = root.get_submodule(".".join(parts[:-1]))
+    if parts[-1] in _ROUTERS and hasattr(holder, "experts"):
         return "MoE router"
+    if parts[-1] == _STEP_SIZES and hasattr(holder, "A_log"):
+        return "step sizes of a state-space layer: their weight is read past the layer's forward"
     return ""
 
 
