@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
@@ -23,19 +23,29 @@ class Stateful(Protocol):
 def stateful_parts(trainer: Any) -> dict[str, Stateful]:
     """Parts of ``trainer`` that its own checkpoints do not know, by name.
 
-    ``mx`` is the session of its MXCallback. A reward has a state when it is no module but has ``state_dict`` and
-    ``load_state_dict``, or when it has a ``shaping`` that does.
+    ``mx`` is the session of its MXCallback; ``reward.0``, ``reward.1``, ... what has ``state_dict`` and
+    ``load_state_dict`` among its reward functions, their ``shaping``, and the ``rule`` or ``terms`` they are made of.
+    The weights of a reward model are no such state: nobody trains it here.
     """
     parts: dict[str, Stateful] = {}
     callback = held_callback(trainer)
     if callback is not None and callback.session is not None:
         parts["mx"] = callback.session
-    for number, reward in enumerate(_rewards(trainer)):
-        for part in (reward, getattr(reward, "shaping", None), getattr(reward, "reward", None)):
-            if isinstance(part, Stateful) and not isinstance(part, nn.Module):
-                parts[f"reward.{number}"] = part
-                break
+    found = (part for reward in _rewards(trainer) for part in _states_in(reward))
+    parts.update({f"reward.{number}": part for number, part in enumerate(found)})
     return parts
+
+
+def _states_in(reward: Any) -> Iterator[Stateful]:
+    if isinstance(reward, Stateful) and not isinstance(reward, nn.Module):
+        yield reward
+        return
+    for owner in reward.modules() if isinstance(reward, nn.Module) else [reward]:
+        inner = [getattr(owner, "shaping", None), getattr(owner, "rule", None)]
+        inner += [rule for _, rule in getattr(owner, "terms", ())]
+        for part in inner:
+            if part is not None:
+                yield from _states_in(part)
 
 
 def save_parts(trainer: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from .errors import CheckpointError
 from .parts import load_parts, save_parts
 from .random_state import random_state, undisturbed
 from .supplement import STATE
-from .tree import load_tree, save_tree
+from .tree import load_rank, save_ranks
 from .weights import load_weights
 
 log = logging.getLogger(__name__)
@@ -34,6 +34,12 @@ class ResumablePPOTrainer(PPOTrainer):  # type: ignore[misc]
     Beyond TRL's: ``control.should_training_stop`` is heeded, and sampling completions for the log
     (``num_sample_generations``) draws no number from training's generators.
     """
+
+    args: Any
+    control: Any
+    dataloader: Any
+    model: Any
+    sample_generations_freq: Any
 
     saves_all = True
     """Its checkpoints need no :class:`~mx_trl.checkpoints.supplement.Supplement`."""
@@ -69,15 +75,18 @@ class ResumablePPOTrainer(PPOTrainer):  # type: ignore[misc]
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """TRL's checkpoint without its optimiser's pickles, which nothing can resume from; then ours."""
         only_model, self.args.save_only_model = self.args.save_only_model, True
+        wrapped, self.model = self.model, self._wrapper  # TRL's own saving looks through no DistributedDataParallel
         try:
             super()._save_checkpoint(model, trial)
         finally:
-            self.args.save_only_model = only_model
+            self.args.save_only_model, self.model = only_model, wrapped
         if only_model:
             return
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        self._wrapper.value_model.save_pretrained(folder / CRITIC)
-        save_tree(folder, STATE, self._tree())
+        if self.accelerator.is_main_process:
+            self._wrapper.value_model.save_pretrained(folder / CRITIC)
+        self.accelerator.wait_for_everyone()
+        save_ranks(self.accelerator, folder, STATE, self._tree())
 
     def _tree(self) -> dict[str, Any]:
         return {
@@ -102,7 +111,7 @@ class ResumablePPOTrainer(PPOTrainer):  # type: ignore[misc]
 
     def _take_up(self, folder: Path, state: TrainerState) -> None:
         """At on_train_begin: everything as it was when ``folder`` was written."""
-        tree = load_tree(folder, STATE)
+        tree = load_rank(self.accelerator, folder, STATE)
         if tree["shape"] != self._shape():
             raise CheckpointError(
                 f"{folder} was written with {tree['shape']}, this run has {self._shape()}: use the same"

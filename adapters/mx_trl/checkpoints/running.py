@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
 from .files import RunFiles
@@ -62,9 +63,8 @@ def running(trainer: Any, stage: str, callback: MXCallback | None, options: RunO
     files = RunFiles(Path(output_dir))
     resume = files.find(args.resume_from_checkpoint)
     limit = None if options.max_minutes is None else TimeLimit(options.max_minutes)
-    added = [TrainLog(files), *([limit] if limit is not None else [])]
-    if not hasattr(trainer, "saves_all"):
-        added.append(Supplement(trainer, resume))
+    added: list[TrainerCallback] = [TrainLog(files), *([limit] if limit is not None else [])]
+    supplement = None if hasattr(trainer, "saves_all") else Supplement(trainer, resume)
     with trainer.accelerator.main_process_first():
         if trainer.accelerator.is_main_process:
             if resume is None or resume.resolve().parent != files.checkpoints.resolve():
@@ -76,6 +76,9 @@ def running(trainer: Any, stage: str, callback: MXCallback | None, options: RunO
             reporter.logging_dir = str(files.tensorboard)
     for one in added:
         trainer.add_callback(one)
+    if supplement is not None:
+        trainer.callback_handler.callbacks.insert(0, supplement)  # before all that read the log
+        added.append(supplement)
     try:
         yield Run(files, resume, limit)
     finally:

@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from .parts import load_parts, save_parts
-from .tree import load_tree, save_tree
+from .tree import load_rank, save_ranks
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +26,9 @@ _KEPT = ("_buffered_inputs",)
 class Supplement(TrainerCallback):  # type: ignore[misc]
     """Writes a trainer's running sums and samples, MX and reward shaping beside each of its checkpoints.
 
-    transformers saves weights, optimiser, schedule and random generators itself; what accumulates between two lines of
-    the log, and TRL's samples that are used more than once, it forgets.
+    transformers saves weights, optimiser, schedule and random generators itself. It forgets what accumulates between
+    two lines of the log, TRL's samples that are used more than once, and the generator of a sampler that has one of its
+    own: without that GRPO, resumed in its second epoch, would go through the prompts in the first one's order.
 
     Args:
         trainer: a ``transformers.Trainer`` with its own loop (not PPO).
@@ -38,16 +39,42 @@ class Supplement(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, trainer: Any, resume: Path | None) -> None:
         self.trainer, self.resume = trainer, resume
+        self._began: torch.Tensor | None = None
+        self._due: torch.Tensor | None = None
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if args.save_only_model or not state.is_world_process_zero:
+        if args.save_only_model:
             return
         trainer = self.trainer
         numbers = {name: getattr(trainer, name) for name in _NUMBERS if hasattr(trainer, name)}
         kept = {name: getattr(trainer, name, None) for name in _KEPT}
         metrics = {mode: dict(found) for mode, found in getattr(trainer, "_metrics", {}).items()}
-        tree = {"numbers": numbers, "kept": kept, "metrics": metrics, "parts": save_parts(trainer)}
-        save_tree(Path(args.output_dir) / f"checkpoint-{state.global_step}", STATE, tree)
+        tree = {
+            "numbers": numbers,
+            "kept": kept,
+            "metrics": metrics,
+            "order": self._order(state),
+            "parts": save_parts(trainer),
+        }
+        save_ranks(trainer.accelerator, Path(args.output_dir) / f"checkpoint-{state.global_step}", STATE, tree)
+
+    def _order(self, state: TrainerState) -> torch.Tensor | None:
+        """The sampler's generator as the epoch in progress began, or, between two, as the next one will begin."""
+        if state.epoch is None or not float(state.epoch).is_integer():
+            return self._began
+        generator = _own_generator(self.trainer.callback_handler.train_dataloader)
+        return None if generator is None else generator.get_state()
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        generator = _own_generator(kwargs.get("train_dataloader"))
+        if generator is None:
+            return
+        if self._due is not None:
+            generator.set_state(self._due)
+            self._due = None
+        self._began = generator.get_state()
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -60,7 +87,7 @@ class Supplement(TrainerCallback):  # type: ignore[misc]
                 "optimiser, but not bit for bit", self.resume, STATE,
             )  # fmt: skip
             return
-        self._take_up(load_tree(self.resume, STATE), args.device)
+        self._take_up(load_rank(self.trainer.accelerator, self.resume, STATE), args.device)
         log.info("resumed from %s after step %d of %d", self.resume, state.global_step, state.max_steps)
 
     def _take_up(self, tree: Mapping[str, Any], device: torch.device) -> None:
@@ -70,6 +97,7 @@ class Supplement(TrainerCallback):  # type: ignore[misc]
                 setattr(trainer, name, _moved(value, device))
         for mode, found in tree["metrics"].items():
             trainer._metrics[mode].update(found)
+        self._due = tree["order"]
         load_parts(trainer, tree["parts"])
 
     def on_log(
@@ -86,6 +114,15 @@ class Supplement(TrainerCallback):  # type: ignore[misc]
         logs["train_loss"] = self.trainer._total_loss_scalar / max(state.global_step, 0.001)
         if state.log_history and "train_loss" in state.log_history[-1]:
             state.log_history[-1]["train_loss"] = logs["train_loss"]
+
+
+def _own_generator(loader: Any) -> torch.Generator | None:
+    """The generator of the innermost sampler: accelerate wraps batch samplers into each other."""
+    sampler = loader
+    while (inner := getattr(sampler, "batch_sampler", None) or getattr(sampler, "sampler", None)) is not None:
+        sampler = inner
+    generator: torch.Generator | None = getattr(sampler, "generator", None)
+    return generator
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -56,6 +56,20 @@ def load_tree(folder: Path, name: str) -> Any:
         ) from error
 
 
+def save_ranks(accelerator: Any, folder: Path, name: str, tree: Any) -> None:
+    """:func:`save_tree` of every rank, the main one's last and without a number: where that is, all are."""
+    if not accelerator.is_main_process:
+        save_tree(folder, f"{name}_{accelerator.process_index}", tree)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        save_tree(folder, name, tree)
+
+
+def load_rank(accelerator: Any, folder: Path, name: str) -> Any:
+    """What this rank gave :func:`save_ranks`."""
+    return load_tree(folder, name if accelerator.is_main_process else f"{name}_{accelerator.process_index}")
+
+
 def _replace(file: Path, write: Any) -> None:
     part = file.with_name(file.name + ".part")
     write(part)
