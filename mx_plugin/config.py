@@ -19,7 +19,7 @@ from .errors import PolicyError, nearest
 _CHOICES = {
     "policy_scoring": ("gradient", "rollout"),
     "reference": ("match", "own"),
-    "rollout_correction": ("off", "token", "sequence"),
+    "rollout_correction": ("auto", "off", "token", "sequence"),
     "on_unhit": ("fail", "warn"),
     "on_mismatch": ("warn", "fail"),
     "gradient_product_dtype": ("auto", "bfloat16", "float32"),
@@ -79,9 +79,10 @@ class MXConfig:
         metadata={"help": "Reference formats: match (those of the policy's log-probs) or own (phase reward)."},
     )
     rollout_correction: str = field(
-        default="off",
+        default="auto",
         metadata={
-            "help": "GRPO and RLOO: weigh samples by gradient over rollout probabilities, by token or by sequence; off."
+            "help": "GRPO and RLOO: weigh samples by gradient over rollout probabilities, by token or by sequence; off; "
+            "auto: token where the policy's rollout and gradient formats differ."
         },
     )
     rollout_correction_cap: float = field(

@@ -81,7 +81,7 @@ class Session:
         self._stack.enter_context(peft_writes(self.roles.models, self.engine.invalidate))
         self._stack.enter_context(evaluation_phase(trainer))
         self._stack.enter_context(backward_phase(trainer))
-        self._stack.enter_context(rollout_correction(trainer, config))
+        self._stack.enter_context(rollout_correction(trainer, config, self.engine.rollout_differs()))
         self.probe: MismatchProbe | None = None
         policy = self.roles.models.get("policy")
         if policy is not None:

@@ -211,6 +211,14 @@ class Engine:
                 answer[layer.role].setdefault(phase, {})[layer.name] = text
         return dict(answer)
 
+    def rollout_differs(self) -> bool:
+        """Whether a layer of the policy rolls out in other formats than those of training's forward products."""
+        return any(
+            self.formats(layer, phases.ROLLOUT).forward != self.formats(layer, phases.GRADIENT).forward
+            for layer in self.layers
+            if layer.role == "policy"
+        )
+
     def observe(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show the provider a step's metrics; when it asks for it, formats are chosen anew."""
         if self.provider.observe(step, metrics):

@@ -48,7 +48,9 @@ def trained(
     workshop: Workshop, policy: str, resume: Any = None, mx: dict[str, Any] | None = None, **config: Any
 ) -> Any:
     """A GRPO trainer that has trained, and its callback."""
-    callback = MXCallback(policy=policy, output_dir=workshop.folder, **{"mismatch_every": 1, **(mx or {})})
+    # Uncorrected: the pass of the policy in phase reward that a correction takes is test_rollout_correction's business.
+    options = {"mismatch_every": 1, "rollout_correction": "off", **(mx or {})}
+    callback = MXCallback(policy=policy, output_dir=workshop.folder, **options)
     trainer = workshop.trainer("grpo", [callback], **config)
     trainer.train(resume_from_checkpoint=resume)
     assert callback.run_dir is not None and callback.last_session is not None
@@ -104,7 +106,7 @@ def test_kl_is_biased_from_step_0_when_the_reference_keeps_its_own_formats(
 def test_a_synced_reference_is_never_stale(workshop: Workshop, mx_gradient: str) -> None:
     """With mixup 1 the reference *is* the policy at every step, so KL stays zero unless packed weights are old."""
     sync = {"sync_ref_model": True, "ref_model_sync_steps": 1, "ref_model_mixup_alpha": 1.0}
-    callback = MXCallback(policy=mx_gradient, output_dir=workshop.folder)
+    callback = MXCallback(policy=mx_gradient, output_dir=workshop.folder, rollout_correction="off")
     trainer = workshop.trainer("grpo", [callback], beta=0.1, max_steps=3, **sync)
     trainer.ref_model.requires_grad_(False)  # or each step of the optimiser would have it packed anew
     trainer.train()

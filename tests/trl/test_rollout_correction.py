@@ -237,6 +237,29 @@ def test_what_cannot_be_corrected_is_one_clear_error(workshop: Workshop, monkeyp
             rollout_correction(trainer, token)
 
 
+def test_by_default_tokens_are_weighed_where_the_formats_differ_and_nowhere_else(workshop: Workshop, mx: str) -> None:
+    def logged(kind: str, policy: str) -> set[str]:
+        callback = MXCallback(policy=policy, output_dir=workshop.folder, mismatch_every=0, on_unhit="warn")
+        trainer = workshop.trainer(kind, [callback], max_steps=1, logging_steps=1)
+        trainer.train()
+        return {key for entry in trainer.state.log_history for key in entry if key.startswith("mx/correction/")}
+
+    assert logged("grpo", mx)
+    assert not logged("grpo", "A"), "policy A stays TRL's own run"
+    assert not logged("sft", mx), "nothing is sampled"
+
+
+def test_by_default_what_cannot_be_corrected_is_warned_of(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = workshop.trainer("grpo")
+    monkeypatch.setattr(trainer, "rollout_func", lambda *_: None, raising=False)
+    with rollout_correction(trainer, MXConfig(), formats_differ=False):
+        assert not caplog.text
+    with rollout_correction(trainer, MXConfig(), formats_differ=True):
+        assert "which is not corrected" in caplog.text and "rollout_func" in caplog.text
+
+
 def test_under_vllm_trl_corrects_and_we_do_nothing(workshop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     trainer = workshop.trainer("grpo")
     trainer.use_vllm = True

@@ -56,7 +56,8 @@ def mx_gradient(tmp_path: Path) -> str:
 def trained(
     workshop: Workshop, kind: str, policy: str, *, backend: str = "auto", **config: Any
 ) -> tuple[Any, MXCallback]:
-    callback = MXCallback(policy=policy, output_dir=workshop.folder, backend=backend)
+    # Uncorrected: a correction takes one pass more, see test_rollout_correction.
+    callback = MXCallback(policy=policy, output_dir=workshop.folder, backend=backend, rollout_correction="off")
     trainer = workshop.trainer(kind, [callback], **config)
     trainer.train()
     return trainer, callback

@@ -14,18 +14,41 @@ from .recorder import CorrectionError
 log = logging.getLogger(__name__)
 
 
-def rollout_correction(trainer: Any, config: MXConfig) -> AbstractContextManager[None]:
+def rollout_correction(trainer: Any, config: MXConfig, formats_differ: bool = True) -> AbstractContextManager[None]:
     """What ``config.rollout_correction`` asks for, for one ``train()`` of this trainer.
 
+    Args:
+        formats_differ: whether the policy's rollouts compute other numbers than its updates; ``auto`` corrects then.
+
     Raises:
-        CorrectionError: a trainer, version of TRL, way to generate or option that it cannot work with.
+        CorrectionError: a trainer, version of TRL, way to generate or option that it cannot work with. Not for
+            ``auto``, which warns and leaves the run uncorrected.
     """
-    level, cap = config.rollout_correction, config.rollout_correction_cap
-    if level == "off":
+    level = config.rollout_correction
+    if level != "auto":
+        return nullcontext() if level == "off" else _corrected(trainer, level, config)
+    if not formats_differ or not _is_correctable(trainer):
         return nullcontext()
+    try:
+        found = _corrected(trainer, "token", config)
+    except CorrectionError as error:
+        log.warning("rollouts and updates run in different formats, which is not corrected: %s", error)
+        return nullcontext()
+    log.info("rollouts and updates run in different formats: tokens are weighed (rollout_correction='token')")
+    return found
+
+
+def _is_correctable(trainer: Any) -> bool:
     from trl import GRPOTrainer, RLOOTrainer
 
-    if not isinstance(trainer, GRPOTrainer | RLOOTrainer):
+    return isinstance(trainer, GRPOTrainer | RLOOTrainer)
+
+
+def _corrected(trainer: Any, level: str, config: MXConfig) -> AbstractContextManager[None]:
+    from trl import GRPOTrainer
+
+    cap = config.rollout_correction_cap
+    if not _is_correctable(trainer):
         raise CorrectionError(
             f"rollout_correction={level!r} is for GRPOTrainer and RLOOTrainer, not {type(trainer).__name__}; set it to "
             "'off' (PPO takes its old log-probs from the sampler as it is)"
