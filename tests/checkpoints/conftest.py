@@ -42,6 +42,12 @@ PPO = {
     "response_length": 6,
     "num_sample_generations": 0,
 }
+LEARNING = {
+    **{name: value for name, value in TRAINING.items() if name != "temperature"},
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "max_steps": 5,
+}
 GRPO = {"per_device_train_batch_size": 4, "num_generations": 2, "max_completion_length": 6, "max_steps": 5}
 
 MX_GRADIENT = """
@@ -145,3 +151,41 @@ def make_grpo(embedded: EmbeddedFolder) -> Callable[..., BuiltStage]:
         )
 
     return make
+
+
+@pytest.fixture
+def make_learning(embedded: EmbeddedFolder) -> Callable[..., BuiltStage]:
+    """``make_learning("sft", folder, policy, script={}, **training)``: five steps on 10 examples; also reward, dpo."""
+
+    def make(
+        kind: str, folder: Path, policy: str | None = None, *, script: Any = None, mx: Any = None, **training: Any
+    ) -> BuiltStage:
+        from trl import ModelConfig
+
+        from mx_plugin.config import MXConfig
+        from mx_trl.stages import arguments
+        from mx_trl.stages.trainers import load_trainer
+
+        name = {"sft": "SFT", "reward": "Reward", "dpo": "DPO"}[kind]
+        data = embedded.dialogues if kind == "sft" else embedded.pairs
+        chosen = {"dataset_name": str(data), "num_examples": 10, **(script or {})}
+        return getattr(import_module(f"mx_trl.stages.{kind}"), f"build_{kind}")(  # type: ignore[no-any-return]
+            getattr(arguments, f"{name}ScriptArguments")(no_mx=policy is None, **chosen),
+            load_trainer(name)[0](**{**LEARNING, "output_dir": str(folder), **training}),
+            ModelConfig(model_name_or_path=str(embedded.policy)),
+            MXConfig(policy=policy or "A", **(mx or {})),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make(request: pytest.FixtureRequest, make_learning: Callable[..., BuiltStage]) -> Callable[..., BuiltStage]:
+    """``make(kind, folder, policy, ...)``: any of the five stages."""
+
+    def build(kind: str, folder: Path, policy: str | None = None, **options: Any) -> BuiltStage:
+        if kind in ("ppo", "grpo"):
+            return request.getfixturevalue(f"make_{kind}")(folder, policy, **options)  # type: ignore[no-any-return]
+        return make_learning(kind, folder, policy, **options)
+
+    return build
