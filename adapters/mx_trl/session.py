@@ -19,6 +19,7 @@ from mx_plugin.precision import PolicyProvider, load_policy
 from .attention import counting_attention
 from .books import Books
 from .correction import rollout_correction
+from .critic_metrics import critic_metrics
 from .gate import MismatchError, MismatchProbe
 from .generation import backward_phase, evaluation_phase, rollout_phase
 from .release import release_frozen
@@ -82,6 +83,8 @@ class Session:
         self._stack.enter_context(evaluation_phase(trainer))
         self._stack.enter_context(backward_phase(trainer))
         self._stack.enter_context(rollout_correction(trainer, config, self.engine.rollout_differs()))
+        value = self.roles.models.get("value")
+        self._stack.enter_context(critic_metrics(trainer, value, lambda found: self.books.measured.update(found)))
         self.probe: MismatchProbe | None = None
         policy = self.roles.models.get("policy")
         if policy is not None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from ..errors import StageError
 from ..prompts import Prompt, read_rows
-from ..rewards import find_rule
+from ..rewards import columns_of, find_rule, last_number
 
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _SENTENCE = re.compile(r"[.!?]+")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*", re.IGNORECASE)
 _VOWELS = re.compile(r"[aeiouy]+")
@@ -55,17 +54,6 @@ class Gsm8kJudge:
 
     def describe(self) -> dict[str, Any]:
         return {"judge": "gsm8k", "problems": len(self.answers), "unit": "share of right answers"}
-
-
-def last_number(text: str) -> Decimal | None:
-    """The last number after the last ``####`` (or in the whole text), thousands' commas and ``$`` taken off."""
-    found = _NUMBER.findall(text.rpartition("####")[2])
-    if not found:
-        return None
-    try:
-        return Decimal(found[-1].replace(",", "").replace("$", ""))
-    except InvalidOperation:
-        return None
 
 
 # ---------------------------------------------------------------------------- plain language
@@ -113,6 +101,8 @@ class RuleJudge:
     def __init__(self, name: str) -> None:
         self.name, self.rule = name, find_rule(name)
         self.trained_on = name
+        if columns_of(self.rule):
+            raise StageError(f"judge rule: {name} needs the data set's answers; use the judge gsm8k:dataset=DATASET")
 
     def __call__(self, prompts: Sequence[Prompt], completions: Sequence[str]) -> list[float]:
         return list(self.rule(prompts=list(prompts), completions=list(completions)))

@@ -11,7 +11,7 @@ from mx_plugin.errors import MXError
 from ..errors import StageError
 from ..models import context_length, load_scorer, load_tokenizer
 from ..prompts import Prompt, encode
-from ..rewards import find_rule
+from ..rewards import columns_of, find_rule
 from .settings import EvaluationSettings
 
 Reward = Callable[[Sequence[Prompt], Sequence[str]], list[float]]
@@ -32,6 +32,8 @@ def training_reward(settings: EvaluationSettings) -> tuple[Reward | None, str]:
         rule = find_rule(name)
     except MXError as error:
         return None, str(error)
+    if columns_of(rule):
+        return None, f"reward {name} needs the data set's answers; the judge gsm8k has them"
     return (lambda prompts, completions: list(rule(prompts=list(prompts), completions=list(completions)))), name
 
 

@@ -96,7 +96,7 @@ def is_model(folder: Path) -> bool:
 
 
 def _is_run(file: Path) -> bool:
-    return "mx" in _json(file)
+    return isinstance(_json(file).get("mx"), dict)
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -118,18 +118,23 @@ def _run_above(model: Path) -> Path | None:
 
 
 def _run_in(folder: Path, must_be_one: bool = True) -> Path | None:
-    if _is_run(folder / _CONFIG):
-        return folder / _CONFIG
+    """The config.json that holds the precision policy: MXCallback's ``policy_<name>/``, else the stage's own."""
+    own = folder / _CONFIG
     # policy_C.1 is an older run that a newer one moved aside.
     found = [
         file
         for file in sorted(folder.glob(f"policy_*/{_CONFIG}"))
         if _is_run(file) and not re.search(r"\.\d+$", file.parent.name)
     ]
+    if len(found) > 1 and _is_run(own):
+        policy = _json(own)["mx"].get("policy")
+        found = [file for file in found if _json(file)["mx"].get("policy") == policy]
     if len(found) > 1 and must_be_one:
         names = ", ".join(str(file.parent) for file in found)
         raise StageError(f"{folder} holds {len(found)} runs: give the folder of one of them: {names}")
-    return found[0] if len(found) == 1 else None
+    if len(found) == 1:
+        return found[0]
+    return own if not found and _is_run(own) else None
 
 
 def _model_below(*folders: Path) -> Path:

@@ -16,29 +16,39 @@ from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..errors import StageError
-from .rules import Rule
+from .columns import ColumnsByTokens
+from .rules import Rule, columns_of, rule_name
 
 
 class _TextScorer(nn.Module):
-    def __init__(self, rule: Rule, tokenizer: PreTrainedTokenizerBase, prompt_width: int) -> None:
+    def __init__(
+        self, rule: Rule, tokenizer: PreTrainedTokenizerBase, prompt_width: int, columns: ColumnsByTokens | None
+    ) -> None:
         super().__init__()
-        self.rule, self.tokenizer, self.prompt_width = rule, tokenizer, prompt_width
+        self.rule, self.tokenizer, self.prompt_width, self.columns = rule, tokenizer, prompt_width, columns
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **_: Any) -> BaseModelOutput:
         """Token ids and mask, both (rows, width) -> hidden states (rows, width, 1), float32."""
-        prompts, completions = [], []
+        asked, answered = [], []
         for ids, kept in zip(input_ids.tolist(), attention_mask.bool().tolist(), strict=True):
-            prompts.append(self._decode(ids[: self.prompt_width], kept[: self.prompt_width]))
-            completions.append(self._decode(ids[self.prompt_width :], kept[self.prompt_width :]))
-        scores = self.rule(prompts=prompts, completions=completions)
+            asked.append(_kept(ids[: self.prompt_width], kept[: self.prompt_width]))
+            answered.append(_kept(ids[self.prompt_width :], kept[self.prompt_width :]))
+        columns = {} if self.columns is None else self.columns.of(asked)
+        prompts, completions = [self._decode(ids) for ids in asked], [self._decode(ids) for ids in answered]
+        scores = self.rule(prompts=prompts, completions=completions, **columns)
         if len(scores) != len(completions):
-            raise StageError(f"reward rule {_name(self.rule)} gave {len(scores)} scores for {len(completions)} texts")
+            raise StageError(
+                f"reward rule {rule_name(self.rule)} gave {len(scores)} scores for {len(completions)} texts"
+            )
         column = torch.tensor(scores, dtype=torch.float32, device=input_ids.device)
         return BaseModelOutput(hidden_states=(column[:, None, None].expand(*input_ids.shape, 1),))
 
-    def _decode(self, ids: list[int], kept: list[bool]) -> str:
-        text = self.tokenizer.decode([i for i, k in zip(ids, kept, strict=True) if k], skip_special_tokens=True)
-        return str(text)
+    def _decode(self, ids: list[int]) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
+
+
+def _kept(ids: list[int], kept: list[bool]) -> list[int]:
+    return [i for i, k in zip(ids, kept, strict=True) if k]
 
 
 class RuleReward(nn.Module):
@@ -50,18 +60,34 @@ class RuleReward(nn.Module):
         prompt_width: tokens, padding included, before the response. It must be the same for every batch
             (PPOTrainer does not tell the reward model where the response begins), so prompts are padded
             to a fixed width: ``DataCollatorWithPadding(tokenizer, padding="max_length", max_length=prompt_width)``.
+        columns: what the rule needs from the data set, by prompt.
+
+    Raises:
+        StageError: the rule needs columns that ``columns`` does not have.
     """
 
     base_model_prefix = "text"
 
-    def __init__(self, rule: Rule, tokenizer: PreTrainedTokenizerBase, prompt_width: int) -> None:
+    def __init__(
+        self,
+        rule: Rule,
+        tokenizer: PreTrainedTokenizerBase,
+        prompt_width: int,
+        columns: ColumnsByTokens | None = None,
+    ) -> None:
         super().__init__()
-        self.text = _TextScorer(rule, tokenizer, prompt_width)
+        missing = set(columns_of(rule)) - set(() if columns is None else columns.names)
+        if missing:
+            raise StageError(
+                f"reward {rule_name(rule)} needs the data set's {', '.join(sorted(missing))}: give columns"
+            )
+        self.text = _TextScorer(rule, tokenizer, prompt_width, columns)
         self.score = nn.Identity()
 
+    @property
+    def shaping(self) -> Any:
+        """The shaping of a :class:`~mx_trl.rewards.shaping.ShapedRule`, whose state a checkpoint keeps; else None."""
+        return getattr(self.text.rule, "shaping", None)
+
     def extra_repr(self) -> str:
-        return f"rule={_name(self.text.rule)}, prompt_width={self.text.prompt_width}"
-
-
-def _name(rule: Rule) -> str:
-    return getattr(rule, "__name__", type(rule).__name__)
+        return f"rule={rule_name(self.text.rule)}, prompt_width={self.text.prompt_width}"

@@ -6,12 +6,9 @@ The signature is that of TRL's reward functions, so the same rule serves GRPO as
 
 from __future__ import annotations
 
-import importlib
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
-
-from mx_plugin.errors import nearest
 
 from ..errors import StageError
 from .lexicon import NEGATIVE, POSITIVE
@@ -20,6 +17,8 @@ Rule = Callable[..., list[float]]
 """``rule(prompts=[...], completions=[...], **ignored) -> [float, ...]``, completions as text or message lists."""
 
 _WORD = re.compile(r"[a-z']+")
+_CLOSING = ".!?,;:\"')]}\u201d\u2019\u2026 "
+_SENTENCE_END = re.compile(r"""[.!?]["')\u201d\u2019]*\s*$""")
 _POSITIVE, _NEGATIVE = frozenset(POSITIVE), frozenset(NEGATIVE)
 
 
@@ -73,33 +72,65 @@ def length(target: int) -> Rule:
     return length_rule
 
 
-_NAMED: dict[str, Rule] = {"positive_words": positive_words, "sentiment": sentiment, "plain_words": plain_words}
-
-
-def find_rule(name: str) -> Rule:
-    """Rule ``positive_words``, ``sentiment``, ``plain_words``, ``length:WORDS`` or ``package.module:function``.
+def length_penalty(longest: int) -> Rule:
+    """Rule ``-max(0, words - longest) / longest``: 0 up to ``longest`` words, -1 at twice as many.
 
     Raises:
-        StageError: no such rule, module or function, or a length that is no number.
+        StageError: ``longest`` below 1.
     """
-    if name in _NAMED:
-        return _NAMED[name]
-    head, colon, tail = name.partition(":")
-    if head == "length":
-        if not tail.isdigit():
-            raise StageError(f"reward {name!r}: write the target in words, e.g. length:24")
-        return length(int(tail))
-    if not colon:
-        known = ["embedded", "model", *_NAMED, "length:WORDS", "package.module:function"]
-        raise StageError(f"unknown reward {name!r}: {nearest(name, known)}")
-    return _imported(name, head, tail)
+    if longest < 1:
+        raise StageError(f"reward length_penalty:{longest}: the longest must be at least 1 word")
+
+    def length_penalty_rule(completions: Sequence[Any], **_: Any) -> list[float]:
+        return [-max(0, len(words_of(c)) - longest) / longest for c in completions]
+
+    length_penalty_rule.__name__ = f"length_penalty_{longest}"
+    return length_penalty_rule
 
 
-def _imported(name: str, module: str, function: str) -> Rule:
-    try:
-        rule = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise StageError(f"reward {name!r} cannot be imported: {error}; give package.module:function") from error
-    if not callable(rule):
-        raise StageError(f"reward {name!r} is a {type(rule).__name__}, not a function")
-    return rule  # type: ignore[no-any-return]
+def sentence_end(completions: Sequence[Any], **_: Any) -> list[float]:
+    """1 for a completion that ends with a sentence's end (``.``, ``!``, ``?``, then perhaps quotes), else 0."""
+    return [float(_SENTENCE_END.search(completion_text(c)) is not None) for c in completions]
+
+
+def ending(texts: Sequence[str]) -> Rule:
+    """Rule: 1 for a completion that ends with one of the preferred texts, else 0.
+
+    Case and white space do not count, nor does punctuation after a text that has none of its own at its end.
+
+    Raises:
+        StageError: no text, or an empty one.
+    """
+    wanted = [_folded(text) for text in texts]
+    if not wanted or not all(wanted):
+        raise StageError(f"reward ending:{'|'.join(texts)}: give preferred endings, e.g. ending:the end|ever after")
+
+    def ending_rule(completions: Sequence[Any], **_: Any) -> list[float]:
+        found = [_folded(completion_text(c)) for c in completions]
+        return [float(any(_ends_with(text, end) for end in wanted)) for text in found]
+
+    ending_rule.__name__ = f"ending_{'_'.join(word for text in wanted for word in _WORD.findall(text))}"
+    return ending_rule
+
+
+def _folded(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _ends_with(text: str, end: str) -> bool:
+    bare = text.rstrip(_CLOSING)
+    # A word's beginning is one, too: "friend" does not end with "end".
+    return any(t.endswith(end) and not (t[: -len(end)][-1:].isalnum() and end[0].isalnum()) for t in (text, bare))
+
+
+# ---------------------------------------------------------------------------- about a rule
+
+
+def rule_name(rule: Rule) -> str:
+    """What a rule is called in logs and messages."""
+    return getattr(rule, "__name__", type(rule).__name__)
+
+
+def columns_of(rule: Rule) -> tuple[str, ...]:
+    """Columns of the data set that the rule needs beside prompts and completions; most need none."""
+    return tuple(getattr(rule, "columns", ()))

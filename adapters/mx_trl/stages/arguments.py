@@ -48,8 +48,8 @@ class StageArguments(CommonArguments):
     reward: str | None = field(
         default=None,
         metadata={
-            "help": "embedded, model, a rule (sentiment, ending:TEXT, gsm8k, length:24, module:function, ...) or a sum of "
-            "rules: 'sentiment + 0.5*length:24'; docs/rewards.md has all."
+            "help": "embedded, model, a rule (sentiment, ending:TEXT, gsm8k, length:24, module:function, ...) or a sum "
+            "of rules: 'sentiment + 0.5*length:24'; docs/rewards.md has all."
         },
     )
     normalise_reward: bool = field(

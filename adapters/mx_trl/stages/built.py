@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.running import RunOptions, running
+from ..generation import evaluation_phase
 from .summary import StageSummary, summarise
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class BuiltStage:
         Raises:
             CheckpointError: no checkpoint there, or one that does not fit; files that cannot be written.
         """
-        with running(self.trainer, self.name, self.callback, self.options) as run:
+        # Without MXCallback, too: reward shaping counts no scores of evaluations.
+        with running(self.trainer, self.name, self.callback, self.options) as run, evaluation_phase(self.trainer):
             began = time.perf_counter()
             if run.resume is None:
                 self.trainer.train()
