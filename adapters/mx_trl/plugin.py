@@ -68,9 +68,10 @@ def framework_checks() -> list[Any]:
 
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
-    """``mx-plugin profile``, ``experiment``, ``evaluate`` and ``export``."""
+    """``mx-plugin profile``, ``experiment``, ``pipeline``, ``evaluate`` and ``export``."""
     register("profile", _add_profile_arguments, _profile, summary="what each format costs, per layer, phase and role")
     register("experiment", _add_experiment_arguments, _experiment, summary="train under several policies, and compare")
+    register("pipeline", _add_pipeline_arguments, _pipeline, summary="SFT, reward model, PPO, ...: stages in a row")
     register("evaluate", _add_evaluate_arguments, _evaluate, summary="judge the runs of an experiment, and compare")
     register("export", _add_export_arguments, _export, summary="write a run's model: plain, or packed in MX formats")
 
@@ -97,6 +98,19 @@ def _add_experiment_arguments(parser: argparse.ArgumentParser) -> None:
 def _experiment(arguments: argparse.Namespace) -> int:
     _need_to_load("mx-plugin experiment", "trl")
     from .experiments.command import run
+
+    return run(arguments)
+
+
+def _add_pipeline_arguments(parser: argparse.ArgumentParser) -> None:
+    from .pipeline.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _pipeline(arguments: argparse.Namespace) -> int:
+    _need_to_load("mx-plugin pipeline", "trl")
+    from .pipeline.command import run
 
     return run(arguments)
 
