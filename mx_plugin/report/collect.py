@@ -76,7 +76,7 @@ def collect(path: str | Path) -> ReportData:
     troubles: list[str] = []
     if (folder / "plan.json").is_file():
         data = _results(folder, troubles)
-    elif (folder / CONFIG).is_file() or (folder / ENERGY).is_file():
+    elif (folder / ENERGY).is_file() or ((folder / CONFIG).is_file() and not any(folder.glob(f"policy_*/{CONFIG}"))):
         run = _run(_policy_name(folder), 0, folder, troubles)
         data = ReportData(f"Run {run.name}", folder, [run], troubles=troubles)
     else:

@@ -127,6 +127,7 @@ def test_a_single_run_folder_and_one_of_policies_are_reported_by_training_reward
     both = tmp_path / "output"
     for name in ("A", "C"):
         (folder / f"runs/{name}/seed_1").rename(both / f"policy_{name}") if both.mkdir(exist_ok=True) is None else None
+    (both / "config.json").write_text('{"stage": "PPO"}')  # a stage's options, which are no run of a policy
     data = collect(both)
     assert [run.name for run in data.runs] == ["A", "C"] and data.comparison is None
     text = page(data)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
 
 from .files import RunFiles
+from .reporters import tensorboard_to
 from .supplement import Supplement
 from .time_limit import TimeLimit
 from .train_log import TrainLog
@@ -71,9 +71,7 @@ def running(trainer: Any, stage: str, callback: MXCallback | None, options: RunO
                 files.set_aside()
             files.write_config(_config(trainer, stage, callback, options, resume))
     args.output_dir = str(files.checkpoints)
-    for reporter in trainer.callback_handler.callbacks:
-        if isinstance(reporter, TensorBoardCallback):
-            reporter.logging_dir = str(files.tensorboard)
+    tensorboard_to(trainer, files.tensorboard)
     for one in added:
         trainer.add_callback(one)
     if supplement is not None:

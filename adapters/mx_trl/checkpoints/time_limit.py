@@ -25,7 +25,7 @@ class TimeLimit(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, minutes: float) -> None:
         if not minutes > 0:
-            raise CheckpointError(f"--max_minutes {minutes}: give more than 0")
+            raise CheckpointError(f"--max_minutes {minutes:g}: give more than 0")
         self.minutes = minutes
         self.stopped = False
         self._began = 0.0

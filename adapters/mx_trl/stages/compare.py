@@ -12,6 +12,8 @@ from trl import ModelConfig
 
 from mx_plugin.config import MXConfig
 
+from ..checkpoints.files import AUTO
+from ..checkpoints.reporters import check_reporters
 from ..errors import StageError
 from .arguments import CommonArguments
 from .summary import StageSummary
@@ -29,11 +31,18 @@ def run_policies(
     in ``<output_dir>``. Every summary is printed as its run ends.
 
     Raises:
-        StageError: the same policy twice.
+        StageError: the same policy twice; one checkpoint for several of them; a tracker that is not installed.
     """
     names = script.policies or [mx_config.policy]
     if len(set(names)) < len(names):
         raise StageError(f"policies {names}: each may be named once, its run folder is named after it")
+    asked = training_args.resume_from_checkpoint
+    if len(names) > 1 and asked not in (None, AUTO):
+        raise StageError(
+            f"--resume_from_checkpoint {asked} is of one run, and there are {len(names)} policies: give {AUTO}, with "
+            "which each goes on from its own newest, or one --policy"
+        )
+    check_reporters(training_args)
     summaries = []
     for name in names:
         arguments = copy.deepcopy(training_args)
