@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -112,16 +113,17 @@ def _carry_out(
     if failures:
         names = ", ".join(str(failure.run) for failure in failures)
         progress.say(f"{len(failures)} of {len(asked)} runs failed: {names}; the same command tries them again")
-    judged = arguments.no_evaluate or evaluate(folder)
+    judged = arguments.no_evaluate or evaluate(folder, plan.threads)
     if arguments.keep_models == "none" and not arguments.no_evaluate:
         remove_models(folder, plan)
     return FAILED if failures or not judged else 0
 
 
-def evaluate(folder: ResultsFolder) -> bool:
+def evaluate(folder: ResultsFolder, threads: int) -> bool:
     """``mx-plugin evaluate`` in a process of its own, which shows what it says; whether it went well."""
+    # As many threads as a run had: on a machine that others use too, more of them wait for each other.
     command = [sys.executable, "-m", "mx_trl.experiments.evaluate", str(folder.path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | environment(threads)) as process:
         try:
             status = process.wait()
         except BaseException:
