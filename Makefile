@@ -17,7 +17,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl demo demo_fpga test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl demo demo_fpga pipeline test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -80,6 +80,10 @@ fpga_area: $(VENV_FPGA)/.complete ## Synthesise only, and check the area (two mi
 demo: $(VENV)/.complete ## Train PPO under policies A and C on a small random model; files in runs/demo
 	$(LAUNCH) examples/ppo_mx.py --output_dir $(DEMO_DIR)
 
+PIPELINE ?= examples/configs/pipeline.yaml
+pipeline: $(VENV)/.complete ## SFT, reward model and PPO in a row on a small random model (PIPELINE=FILE for another); files in runs/pipeline
+	$(VENV)/bin/mx-plugin pipeline $(PIPELINE) $(ARGS)
+
 FPGA_DEMO := examples/ppo_mx.py --policy C --backend fpga --max_steps 3 --per_device_train_batch_size 16
 
 # The first line builds the simulated board, which is not the business of a training step. on_mismatch=fail: a single
@@ -101,7 +105,7 @@ test_full: $(VENV)/.complete ## Run every test, the slow ones too
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
-	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl $(ARGS)
+	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages $(ARGS)
 
 sanitize: $(VENV)/.complete ## Run the kernels' tests on a build with AddressSanitizer and UBSan
 	$(VENV)/bin/python .ci/sanitize.py $(ARGS)

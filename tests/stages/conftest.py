@@ -44,10 +44,10 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedFolder:
-    """The embedded models and data, made once a session with a short warm-up."""
+    """The embedded models and data, made once a session, as every stage makes them."""
     from mx_trl.embedded import build
 
-    return build(tmp_path_factory.mktemp("embedded") / "made", warm_up_steps=5)
+    return build(tmp_path_factory.mktemp("embedded") / "made")
 
 
 @pytest.fixture
