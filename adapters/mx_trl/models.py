@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 from transformers import (
@@ -15,6 +16,7 @@ from transformers import (
 )
 
 from .errors import StageError
+from .export.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,11 @@ def _load(auto: Any, path: str, what: str, options: dict[str, Any]) -> Any:
     try:
         return auto.from_pretrained(path, **options)
     except (OSError, ValueError, KeyError) as error:
+        if (Path(path) / MANIFEST).is_file():
+            raise StageError(
+                f"the {what} {path!r} is packed (mx_trl.load_model reads it, for inference): give the folder that "
+                "it was exported from, or export without --packed"
+            ) from error
         raise StageError(f"cannot load the {what} from {path!r}: {error}") from error
 
 

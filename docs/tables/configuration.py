@@ -146,7 +146,7 @@ def trainer_section() -> str:
     rows = [
         "## The trainers' own",
         "",
-        "Fields of TRL's and transformers' dataclasses that our recipes set, with TRL 1.12's defaults; others work too.",
+        "Fields of TRL's and transformers' dataclasses that our recipes set, with TRL 1.12's defaults; others work.",
         "",
         "| option | stages | default | range | meaning |",
         "|---|---|---|---|---|",

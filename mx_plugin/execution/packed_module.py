@@ -85,6 +85,9 @@ def held_packed(module: nn.Module) -> PackedLinear | None:
 
 
 def _forward(self: nn.Module, input: torch.Tensor) -> torch.Tensor:
+    if torch.compiler.is_compiling():
+        y: torch.Tensor = _uncompiled(self, input)
+        return y
     held: PackedLinear = self.__dict__[_STATE]
     if input.requires_grad and torch.is_grad_enabled():
         raise ReleasedWeightError(
@@ -94,6 +97,13 @@ def _forward(self: nn.Module, input: torch.Tensor) -> torch.Tensor:
     y = held.bound(input, self._parameters.get("bias"))
     dtype = autocast_dtype(input)
     return y if dtype is None else y.to(dtype)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _uncompiled(self: nn.Module, input: torch.Tensor) -> torch.Tensor:
+    """A compiled model breaks its graph here: the backend's product is no operation that torch knows."""
+    y: torch.Tensor = _forward(self, input)
+    return y
 
 
 def _deepcopy(self: nn.Module, memo: dict[int, Any]) -> nn.Module:

@@ -189,6 +189,20 @@ def test_a_copy_shares_the_packed_weights(loaded: Any, prompt_ids: torch.Tensor)
     assert torch.equal(copied(prompt_ids).logits, loaded(prompt_ids).logits)
 
 
+def test_a_compiled_model_breaks_its_graph_at_packed_layers(loaded: Any) -> None:
+    mlp = loaded.model.layers[0].mlp
+    x = torch.randn(3, 64)
+    assert torch.equal(torch.compile(mlp, backend="eager")(x), mlp(x))
+
+
+def test_a_stage_does_not_train_on_a_packed_folder(embedded: EmbeddedFolder, tmp_path: Path) -> None:
+    from mx_trl.models import load_policy
+
+    export_model(embedded.policy, tmp_path / "out", packed=True, policy="C8")
+    with pytest.raises(StageError, match=r"the policy .* is packed.*without --packed"):
+        load_policy(str(tmp_path / "out"))
+
+
 def test_an_engine_leaves_packed_layers_out_and_says_why(loaded: Any) -> None:
     from mx_plugin.errors import AdoptionError
     from mx_plugin.execution.adoption import select
