@@ -81,7 +81,7 @@ class MXConfig:
     rollout_correction: str = field(
         default="auto",
         metadata={
-            "help": "GRPO and RLOO: weigh samples by gradient over rollout probabilities, by token or by sequence; off; "
+            "help": "GRPO and RLOO: weigh samples by gradient over rollout probabilities, by token or sequence; off; "
             "auto: token where the policy's rollout and gradient formats differ."
         },
     )

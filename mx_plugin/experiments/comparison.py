@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..ledger.writers import json_record, write_atomically
+from .controls import AA
 from .errors import ExperimentError
 from .evaluated import FORMS, PER_PROMPT, Evaluated, common_settings, is_evaluated, prompt_ids, read_evaluated
 from .folder import ResultsFolder
@@ -24,6 +25,7 @@ from .statistics import (
     Scores,
     bootstrap_interval,
     noise_of_means,
+    noise_of_pairs,
     noise_of_wins,
     student_interval,
     wins,
@@ -154,10 +156,9 @@ class _Form:
         assert table is not None
         if self.models.start is None:
             unknown = Interval(float("nan"), float("-inf"), float("inf"), len(table))
-            noise = noise_of_means(table.mean(1))
-            return Improvement(unknown, noise, False, "the model before training was not evaluated")
+            return Improvement(unknown, self._noise("judge"), False, "the model before training was not evaluated")
         start = self.models.start.column(self.form, "judge", self.ids)
-        return improvement(bootstrap_interval(table - start), noise_of_means(table.mean(1)), name)
+        return improvement(bootstrap_interval(table - start), self._noise("judge"), name)
 
     def baseline_over_start(self) -> dict[str, Any]:
         found = self.over_start
@@ -167,12 +168,45 @@ class _Form:
         """Floor and minimum detectable effect of each metric, from the baseline against itself."""
         answer: dict[str, Any] = {}
         for metric in PER_PROMPT:
-            table = self.table(self.plan.baseline, metric)
-            if table is not None:
-                answer[metric] = _noise(noise_of_means(table.mean(1)))
+            if self.table(self.plan.baseline, metric) is not None:
+                answer[metric] = self._described(self._noise(metric))
                 if metric == "judge":
-                    answer[WIN_RATE] = _noise(noise_of_wins(table))
+                    answer[WIN_RATE] = self._described(self._noise_of_wins())
         return answer
+
+    def _described(self, noise: Noise) -> dict[str, Any]:
+        return {
+            "floor": noise.floor,
+            "minimum_detectable_effect": noise.detectable,
+            "largest_difference": noise.largest,
+            "from": f"{AA} against {self.plan.baseline}" if self._twice() else f"the seeds of {self.plan.baseline}",
+        }
+
+    def _twice(self) -> list[int]:
+        """Seeds under which the baseline was trained twice; empty for fewer than two."""
+        seeds = [seed for seed in self.models.runs[self.plan.baseline] if seed in self.models.runs.get(AA, {})]
+        return seeds if len(seeds) > 1 else []
+
+    def _pair(self, metric: str) -> tuple[Scores, Scores] | None:
+        seeds = self._twice()
+        first, second = (self.table(name, metric, seeds) if seeds else None for name in (AA, self.plan.baseline))
+        return None if first is None or second is None else (first, second)
+
+    def _noise(self, metric: str) -> Noise:
+        pair = self._pair(metric)
+        if pair is not None:
+            return noise_of_pairs(pair[0].mean(1) - pair[1].mean(1))
+        table = self.table(self.plan.baseline, metric)
+        assert table is not None
+        return noise_of_means(table.mean(1))
+
+    def _noise_of_wins(self) -> Noise:
+        pair = self._pair("judge")
+        if pair is not None:
+            return noise_of_pairs(wins(*pair).mean(1) - 0.5)
+        table = self.table(self.plan.baseline, "judge")
+        assert table is not None
+        return noise_of_wins(table)
 
     # ------------------------------------------------------------------ runs
 
@@ -234,7 +268,3 @@ class _Form:
         if not seeds:
             raise ExperimentError(f"{name} and {other} have no seed in common, so their runs cannot be paired")
         return seeds
-
-
-def _noise(noise: Noise) -> dict[str, Any]:
-    return {"floor": noise.floor, "minimum_detectable_effect": noise.detectable, "largest_difference": noise.largest}

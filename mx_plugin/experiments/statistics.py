@@ -137,11 +137,11 @@ def wins(candidate: Scores, baseline: Scores) -> Scores:
 
 @dataclass(frozen=True)
 class Noise:
-    """How far seeds alone move a mean score: the baseline against itself.
+    """How far a mean score moves by itself: the baseline against itself.
 
-    ``floor``: the difference that two means of ``seeds`` runs each exceed in 5% of cases by chance, Student's.
+    ``floor``: the difference between two means of ``seeds`` runs that chance exceeds in 5% of cases, Student's.
     ``detectable``: the difference that a comparison of such means finds with a power of 80%.
-    ``largest``: the largest difference between two single runs. None with fewer than two seeds.
+    ``largest``: the largest difference between two single runs that were compared. None with fewer than two seeds.
     """
 
     seeds: int
@@ -180,9 +180,28 @@ def noise_of_wins(table: Scores, *, confidence: float = CONFIDENCE, power: float
     return _noise(count, error, float(np.abs(offsets).max()), confidence, power)
 
 
-def _noise(count: int, error: float, largest: float, confidence: float, power: float) -> Noise:
-    t = t_quantile(0.5 + confidence / 2, count - 1)
-    return Noise(count, t * error, (t + t_quantile(power, count - 1)) * error, largest)
+def noise_of_pairs(differences: Scores, *, confidence: float = CONFIDENCE, power: float = POWER) -> Noise:
+    """From the baseline trained twice a seed, on the same data with other draws of the sampler: the control ``aa``.
+
+    Its differences are what a policy's, paired by seed, are when the policy changes nothing. Their mean is 0 by
+    symmetry, so that no degree of freedom goes into it: with r their root mean square and df = S, the standard error
+    of a mean over S seeds is e = r / sqrt(S); floor and detectable as in ``noise_of_means``.
+
+    Args:
+        differences: one a seed; of mean scores, or of win rates from one half.
+    """
+    differences = np.asarray(differences, np.float64)
+    count = len(differences)
+    if count < 2:
+        return Noise(count, None, None, None)
+    error = float(np.sqrt(np.mean(np.square(differences)) / count))
+    return _noise(count, error, float(np.abs(differences).max()), confidence, power, count)
+
+
+def _noise(count: int, error: float, largest: float, confidence: float, power: float, df: int | None = None) -> Noise:
+    df = count - 1 if df is None else df
+    t = t_quantile(0.5 + confidence / 2, df)
+    return Noise(count, t * error, (t + t_quantile(power, df)) * error, largest)
 
 
 # ---------------------------------------------------------------------------- Student's t

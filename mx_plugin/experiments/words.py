@@ -34,7 +34,7 @@ def _noise_lines(noise: Mapping[str, Any]) -> list[str]:
         if one and one["minimum_detectable_effect"] is not None:
             lines.append(
                 f"minimum detectable effect of {metric}: {one['minimum_detectable_effect']:.3g} "
-                f"(noise floor {one['floor']:.3g})"
+                f"(noise floor {one['floor']:.3g}, from {one['from']})"
             )
     return lines or ["minimum detectable effect: unknown with one seed"]
 

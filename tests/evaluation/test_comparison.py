@@ -33,6 +33,24 @@ def test_each_verdict_is_reached_on_a_folder_that_deserves_it(tmp_path: Path) ->
     assert json.loads((tmp_path / "comparison.json").read_text()) == found
 
 
+def test_the_noise_floor_is_the_baselines_against_itself_where_it_was_trained_twice(tmp_path: Path) -> None:
+    alone = {"A": Drawn(0.3, seed_spread=0.2, policy="A"), "C": Drawn(0.2)}
+    write_results(tmp_path / "alone", alone)
+    twice = {**alone, "aa": Drawn(0.3, seed_spread=0.2, policy="A", control="aa", about={"of": "A"})}
+    write_results(tmp_path / "twice", twice)
+    noise = compare_results(tmp_path / "twice")["noise"]["unquantised"]
+    assert {one["from"] for one in noise.values()} == {"aa against A"}
+    judged = {
+        name: [json.loads((tmp_path / f"twice/runs/{name}/seed_{seed}/evaluation.json").read_text())["unquantised"]
+               ["judge_mean"] for seed in (1, 2, 3)]
+        for name in ("A", "aa")
+    }  # fmt: skip
+    apart = [a - b for a, b in zip(judged["aa"], judged["A"], strict=True)]
+    assert noise["judge"]["largest_difference"] == pytest.approx(max(map(abs, apart)))
+    without = compare_results(tmp_path / "alone")["noise"]["unquantised"]["judge"]
+    assert without["from"] == "the seeds of A"
+
+
 def test_forms_are_compared_apart(tmp_path: Path) -> None:
     write_results(tmp_path, {"A": SAME, "D": Drawn(0.5, deployed_loss=0.4)}, prompts=200)
     forms = compare_results(tmp_path)["runs"]["D"]

@@ -11,6 +11,7 @@ from mx_plugin.experiments.errors import ExperimentError
 from mx_plugin.experiments.statistics import (
     bootstrap_interval,
     noise_of_means,
+    noise_of_pairs,
     noise_of_wins,
     seed_widening,
     student_interval,
@@ -110,6 +111,18 @@ def test_the_noise_floor_is_exceeded_by_chance_in_about_five_percent() -> None:
         exceeded += abs(first.mean() - second.mean()) > noise_of_means(first).floor
     # Student's t with the spread of one of the two groups: exact, when that group estimates it.
     assert exceeded / 2000 == pytest.approx(0.05, abs=0.02)
+
+
+@pytest.mark.parametrize("seed_spread", [0.0, 5.0])
+def test_the_floor_of_the_baseline_trained_twice_holds_whatever_seeds_have_in_common(seed_spread: float) -> None:
+    rng = np.random.default_rng(2)
+    exceeded = 0
+    for _ in range(2000):
+        common = rng.normal(0, seed_spread, 3)  # the same data: shared by all runs of a seed
+        baseline, twin, unchanged = common + rng.normal(size=(3, 3))
+        exceeded += abs((unchanged - baseline).mean()) > noise_of_pairs(twin - baseline).floor
+    # The baseline stands in both differences, so that a large floor and a large difference come together.
+    assert exceeded / 2000 == pytest.approx(0.05, abs=0.025)
 
 
 def test_an_effect_of_the_detectable_size_is_found_four_times_in_five() -> None:
