@@ -98,7 +98,7 @@ def _detectable(comparison: Mapping[str, Any], form: str) -> str:
     if not words:
         return "With one seed no minimum detectable effect is known."
     power = f"{comparison['power']:.0%}"
-    return escape(f"Minimum detectable effect (power {power}, from the baseline's seeds): {', '.join(words)}.")
+    return escape(f"Minimum detectable effect (power {power}, from {noise['judge']['from']}): {', '.join(words)}.")
 
 
 def _verdict_row(name: str, run: Mapping[str, Any]) -> tuple[Cell, ...]:
