@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 
 def weights(trainer: Any) -> dict[str, torch.Tensor]:
@@ -30,3 +31,9 @@ def differing(first: Any, second: Any) -> list[str]:
 
 def train_log(folder: Path) -> str:
     return (folder / "logs" / "train.jsonl").read_text()
+
+
+def same_tensors(first: Path, second: Path) -> bool:
+    """Whether two safetensors files hold the same names and bits."""
+    one, two = load_file(first), load_file(second)
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -44,6 +44,9 @@ class ResumablePPOTrainer(PPOTrainer):  # type: ignore[misc]
     saves_all = True
     """Its checkpoints need no :class:`~mx_trl.checkpoints.supplement.Supplement`."""
 
+    is_distributed_loading_by_transformers = False
+    """Trainer.__init__ sets it, which PPOTrainer does not call; saving under several ranks asks for it."""
+
     _samples_every: int | None = None
 
     def train(self, resume_from_checkpoint: str | Path | None = None) -> None:
