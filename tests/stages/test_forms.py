@@ -108,6 +108,8 @@ def test_options_of_sft_that_contradict_each_other_are_refused(options: dict[str
         ({"prompt": ASK, "chosen": YES, "rejected": NO, "margin": 2}, "auto",
          {"prompt": ASK, "chosen": YES, "rejected": NO, "margin": 2.0}),
         ({"chosen": ASK + YES, "rejected": ASK + NO}, "auto", {"prompt": ASK, "chosen": YES, "rejected": NO}),
+        ({"prompt": "Hi", "chosen": ASK + YES, "rejected": ASK + NO, "margin": None}, "auto",
+         {"prompt": ASK, "chosen": YES, "rejected": NO}),
         ({"chosen": "The cat sat", "rejected": "The cat ran"}, "auto",
          {"prompt": "The cat", "chosen": " sat", "rejected": " ran"}),
         (HH, "auto", {"prompt": BEGINNING, "chosen": " A friend.", "rejected": " Nobody."}),

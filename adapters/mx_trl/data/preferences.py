@@ -30,7 +30,8 @@ def _numeric(row: Mapping[str, Any], name: str) -> float:
 class PairForm:
     """``chosen`` and ``rejected``, with a column ``prompt`` or with the prompt as their common beginning.
 
-    ``form``: ``auto``, or ``hh_chat``: dialogues of hh-rlhf become messages. A column ``margin`` is kept.
+    ``form``: ``auto``, or ``hh_chat``: dialogues of hh-rlhf become messages. A column ``margin`` is kept. A text
+    ``prompt`` beside dialogues that repeat it is left out.
 
     Raises:
         StageError: an unknown form.
@@ -52,18 +53,17 @@ class PairForm:
 
     def _pair(self, row: Mapping[str, Any]) -> Example:
         chosen, rejected = of_one_kind(row, "chosen", "rejected")
-        prompt_column = next((name for name in _PROMPTS if name in row), None)
-        if prompt_column is not None:
-            of_one_kind(row, prompt_column, "chosen")
-            prompt = text_or_messages(row, prompt_column)
-        else:
+        prompt_column = next((name for name in _PROMPTS if row.get(name) is not None), None)
+        if prompt_column is None or _repeats(chosen, row[prompt_column]):
             prompt, chosen, rejected = self._split(chosen, rejected)
+        else:
+            prompt, _ = of_one_kind(row, prompt_column, "chosen")
         if chosen == rejected:
             raise ValueError("chosen and rejected are the same")
         for name, answer in (("chosen", chosen), ("rejected", rejected)):
             if not answer or (isinstance(answer, str) and not answer.strip()):
                 raise ValueError(f"{name} holds no answer beside the prompt")
-        margin = {"margin": _numeric(row, "margin")} if "margin" in row else {}
+        margin = {"margin": _numeric(row, "margin")} if row.get("margin") is not None else {}
         return {"prompt": prompt, "chosen": chosen, "rejected": rejected, **margin}
 
     def _split(self, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
@@ -85,6 +85,11 @@ class PairForm:
         if shared < 1:
             raise ValueError("chosen and rejected have no common beginning, and there is no column 'prompt'")
         return chosen[:shared], chosen[shared:], rejected[shared:]
+
+
+def _repeats(chosen: Text, prompt: Any) -> bool:
+    """Whether whole dialogues stand beside a prompt that is one of their messages (UltraFeedback's form)."""
+    return isinstance(chosen, list) and isinstance(prompt, str) and any(m["content"] == prompt for m in chosen[:-1])
 
 
 def _as_messages(prompt: str, chosen: str, rejected: str) -> tuple[Text, Text, Text]:
@@ -121,7 +126,7 @@ class ScoreForm:
         answer = next((name for name in _ANSWERS if name in row), None)
         if answer is None:
             raise ValueError(f"no column of an answer ({', '.join(_ANSWERS)}); columns: {', '.join(row)}")
-        prompt = next((name for name in _PROMPTS if name in row), None)
+        prompt = next((name for name in _PROMPTS if row.get(name) is not None), None)
         return lambda row: {**self._scored(row, prompt, answer), "score": _numeric(row, self.score_column)}
 
     def _scored(self, row: Mapping[str, Any], prompt: str | None, answer: str) -> Example:
