@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mx_trl.errors import StageError
-from mx_trl.rewards import Composite, columns_of, find_rule, rule_name
+from mx_trl.rewards import Composite, columns_of, find_rule, rule_name, shared_rules
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,22 @@ def test_the_mean_of_every_part_is_logged_where_the_trainer_offers_it() -> None:
 def test_what_cannot_be_a_reward_says_why(words: str, message: str) -> None:
     with pytest.raises(StageError, match=message):
         find_rule(words)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        ("sentiment", "sentiment", ["sentiment"]),
+        ("sentiment", "0.5*length:4 + sentiment", ["sentiment"]),
+        ("length:4", "length:5 + sentiment", []),
+        ("sentiment", "model", []),
+        ("sentiment", None, []),
+        ("sentiment", "no.such.module:f", []),
+        ("no.such.module:f", "no.such.module:f", ["no.such.module:f"]),
+    ],
+)
+def test_a_judge_that_a_sum_was_trained_on_is_found(first: str, second: str | None, shared: list[str]) -> None:
+    assert shared_rules(first, second) == shared
 
 
 def test_a_part_that_gives_too_few_scores_is_named() -> None:

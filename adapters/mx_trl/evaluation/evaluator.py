@@ -24,6 +24,7 @@ from mx_plugin.ledger.writers import json_record, write_atomically
 
 from ..errors import StageError
 from ..models import context_length, end_tokens, ensure_padding, load_policy, load_tokenizer, plain_generation
+from ..rewards import shared_rules
 from .answers import PLAIN, Answers, answer
 from .deployed import adopted, quantises
 from .distances import Distance, distance, log_probs_of
@@ -173,10 +174,11 @@ class Evaluator:
 
     def _refuse_training_reward(self) -> None:
         rule = getattr(self.judge, "trained_on", None)
-        if rule is not None and rule == self.settings.reward:
+        shared = [] if rule is None else shared_rules(rule, self.settings.reward)
+        if shared:
             raise StageError(
-                f"judge {self.settings.judge}: the runs were trained on {rule}; judge by something else, e.g. "
-                "reading_ease, gsm8k, likelihood:model=FOLDER or preference:pairs=FILE"
+                f"judge {self.settings.judge}: the runs were trained on {', '.join(shared)}; judge by something else, "
+                "e.g. reading_ease, gsm8k, likelihood:model=FOLDER or preference:pairs=FILE"
             )
 
 

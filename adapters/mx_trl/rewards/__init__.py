@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .composite import Composite
-from .find import find_rule, rule_words
+from .find import find_rule, rule_words, shared_rules
 from .module import RuleReward
 from .rules import Rule, columns_of, rule_name
 from .verifiable import RightNumber, last_number
@@ -18,4 +18,5 @@ __all__ = [
     "last_number",
     "rule_name",
     "rule_words",
+    "shared_rules",
 ]

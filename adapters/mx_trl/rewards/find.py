@@ -10,7 +10,7 @@ from mx_plugin.errors import nearest
 
 from ..errors import StageError
 from .composite import Composite
-from .rules import Rule, ending, length, length_penalty, plain_words, positive_words, sentence_end, sentiment
+from .rules import Rule, ending, length, length_penalty, plain_words, positive_words, rule_name, sentence_end, sentiment
 from .verifiable import RightNumber
 
 _NAMED: dict[str, Rule] = {
@@ -48,6 +48,23 @@ def find_rule(name: str) -> Rule:
     if len(terms) == 1 and terms[0][0] == 1.0:
         return terms[0][1]
     return Composite(terms)
+
+
+def shared_rules(first: str, second: str | None) -> list[str]:
+    """Names of the rules that two rewards have in common, as sums or by themselves.
+
+    Models have none, nor has what is no reward here, such as a function that cannot be imported.
+    """
+    if second is None or {first, second} & {"model", "embedded"}:
+        return []
+    try:
+        return sorted(_names(find_rule(first)) & _names(find_rule(second)))
+    except StageError:
+        return [first] if first == second else []
+
+
+def _names(rule: Rule) -> set[str]:
+    return {rule_name(part) for _, part in rule.terms} if isinstance(rule, Composite) else {rule_name(rule)}
 
 
 def _term(text: str, whole: str) -> tuple[float, Rule]:
