@@ -23,6 +23,7 @@ from mx_trl.pipeline.plan import PipelinePlan, read_plan
 from mx_trl.pipeline.process import RESULT, run_stage
 from mx_trl.pipeline.record import DONE, Records, StageRecord, locked
 from mx_trl.pipeline.run import run_pipeline
+from mx_trl.pipeline.ticker import Ticker, last_step
 
 from .conftest import SMALL
 
@@ -162,6 +163,26 @@ def test_restart_does_finished_stages_again(plan: Callable[..., PipelinePlan]) -
         run(planned, restart=True)
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_one_line_is_redrawn_with_the_step_that_was_logged_last(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "train.jsonl").write_text('{"step": 1}\n{"step": 2, "loss": 0.5}\n{"step": 3, "lo')
+    job = Job("sft", [], tmp_path / "run.log")
+    terminal, file = Terminal(), io.StringIO()
+    for out in (terminal, file):
+        ticker = Ticker("[1/1] sft", tmp_path, out)
+        for seconds in (0.2, 0.4, 1.3):
+            ticker([(job, seconds)])
+        ticker.clear()
+    assert terminal.getvalue().count("[1/1] sft: ") == 2 and "[1/1] sft: 1 s, step 2" in terminal.getvalue()
+    assert file.getvalue() == ""
+    assert last_step(tmp_path / "none.jsonl") is None
+
+
 def test_one_pipeline_at_a_time_writes_to_a_folder(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(StageError, match="another process is running"), locked(tmp_path):
         pass
@@ -179,8 +200,9 @@ def test_a_record_that_cannot_be_read_is_named(plan: Callable[..., PipelinePlan]
 def test_the_example_runs_in_processes_and_continues_after_a_kill(repository: Path, tmp_path: Path) -> None:
     """The whole command: SFT, reward model and PPO (GRPO where TRL has no PPO), killed in the second stage."""
     example = yaml.safe_load((repository / "examples" / "configs" / "pipeline.yaml").read_text())
-    example["common"] |= {"max_steps": 2, "num_examples": 16, "save_steps": 1, "use_cpu": True}
-    example["stages"] = [{"stage": "sft"}, {"stage": "reward"}, last_stage()]
+    example["common"] |= {"max_steps": 2, "save_steps": 1, "use_cpu": True}
+    few = {"num_examples": 16}
+    example["stages"] = [{"stage": "sft", "options": few}, {"stage": "reward", "options": few}, last_stage()]
     file = tmp_path / "pipeline.yaml"
     file.write_text(yaml.safe_dump(example), encoding="utf-8")
     command = [sys.executable, "-m", "mx_plugin", "pipeline", str(file), "--output_dir", str(tmp_path / "out")]
@@ -190,7 +212,8 @@ def test_the_example_runs_in_processes_and_continues_after_a_kill(repository: Pa
         for line in process.stdout:
             if line.startswith("[2/3]"):
                 process.kill()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
     assert "[1/3] sft: done already" in done.stdout and done.stdout.count(" done    C8") == 3
     for name in ("sft", "reward", example["stages"][2]["stage"]):
         assert (tmp_path / "out" / name / "checkpoints" / "final" / "model.safetensors").is_file()

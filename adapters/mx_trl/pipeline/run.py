@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +15,7 @@ from ..errors import StageError
 from .plan import PipelinePlan, PlannedStage
 from .record import DONE, FAILED, STOPPED, Records, StageRecord
 from .table import table
+from .ticker import Ticker
 
 REQUEST, RESULT = "request.json", "result.json"
 _TAIL_LINES = 15
@@ -58,7 +58,9 @@ def run_pipeline(
         request = _request(plan, stage, resume, deadline)
         print(f"{title}: {_what(plan, stage)}; log in {_log(plan, stage)}", file=out, flush=True)
         record = records.begin(stage)
-        _run(plan, stage, record, request, executor or LocalExecutor(1), _Ticker(title, out))
+        ticker = Ticker(title, plan.folder(stage.name), out)
+        _run(plan, stage, record, request, executor or LocalExecutor(1), ticker)
+        ticker.clear()
         records.note(stage, record)
         if record.status == STOPPED:
             print(f"{title}: stopped after {minutes:g} minutes, with a checkpoint", file=out, flush=True)
@@ -141,14 +143,3 @@ def _result(folder: Path) -> dict[str, Any]:
 def _tail(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").splitlines()
     return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:])
-
-
-class _Ticker:
-    """On a terminal, the seconds that a stage has run, in one line that is redrawn."""
-
-    def __init__(self, title: str, out: TextIO) -> None:
-        self.title, self.out = title, out
-
-    def __call__(self, running: Sequence[tuple[Job, float]]) -> None:
-        if self.out.isatty() and running:
-            print(f"\r{self.title}: {running[0][1]:.0f} s ", end="", file=self.out, flush=True)
