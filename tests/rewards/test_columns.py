@@ -32,6 +32,19 @@ def test_columns_come_in_the_order_of_the_prompts(tmp_path: Path) -> None:
     assert prompt_columns(["two and one"], [], source, "question") == {}
 
 
+@pytest.mark.real_data
+def test_every_real_solution_is_worth_one(data_dir: Path) -> None:
+    from mx_trl.prompts import read_prompts
+
+    file = next(iter(sorted((data_dir / "gsm8k").glob("*.jsonl*"))), None)
+    if file is None:
+        pytest.skip(f"MX_TEST_DATA={data_dir} holds no gsm8k")
+    prompts = read_prompts(str(file), "question")
+    columns = prompt_columns(prompts, ["answer"], str(file), "question")
+    scores = find_rule("gsm8k")(prompts=prompts, completions=columns["answer"], **columns)
+    assert len(scores) == len(prompts) > 100 and set(scores) == {1.0}
+
+
 def test_two_answers_to_one_prompt_are_refused(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "d.jsonl", *ROWS, {"question": "one and one", "answer": "#### 3"})
     with pytest.raises(StageError, match=r"d\.jsonl, line 4: its prompt stands in another row with other answer"):
