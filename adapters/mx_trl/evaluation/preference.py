@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 import os
 import random
@@ -17,13 +16,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from mx_plugin.sensitivity import TextBar
+
 from ..errors import StageError
 from ..models import context_length, load_policy, load_tokenizer
 from ..prompts import Prompt, hh_prompt, read_rows
 from .head import Head, accuracy, fit_head, wilson
 from .text import as_text
-
-logger = logging.getLogger(__name__)
 
 _BATCH = 8
 Pair = tuple[str, str, str]
@@ -124,26 +123,29 @@ class PreferenceJudge:
         return pairs[2 * part :], pairs[part : 2 * part], pairs[:part]
 
     def _train(self, train: list[Pair], choose: list[Pair], test: list[Pair]) -> tuple[Head, HeadRecord]:
-        logger.info("training the judge's head on %d pairs", len(train))
-        chosen, rejected = self._sides(train)
-        head, penalty = fit_head(chosen, rejected, *self._sides(choose), seed=self.seed)
-        share = accuracy(head, *self._sides(test))
+        print(f"judge preference: training its head on {len(train)} pairs of {self.pairs}", file=sys.stderr)
+        bar = TextBar(sys.stderr)
+        bar.begin(2 * sum(-(-len(pairs) // _BATCH) for pairs in (train, choose, test)))
+        (chosen, rejected), others, held_out = (self._sides(pairs, bar) for pairs in (train, choose, test))
+        bar.end()
+        head, penalty = fit_head(chosen, rejected, *others, seed=self.seed)
+        share = accuracy(head, *held_out)
         low, high = wilson(share, len(test))
         record = HeadRecord(
             self.path, self.pairs, len(train), len(test), share, low, high, penalty, self.seed
         )  # fmt: skip
         return head, record
 
-    def _sides(self, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _sides(self, pairs: list[Pair], bar: TextBar) -> tuple[torch.Tensor, torch.Tensor]:
         return (
-            self._features([(prompt, good) for prompt, good, _ in pairs]),
-            self._features([(prompt, bad) for prompt, _, bad in pairs]),
+            self._features([(prompt, good) for prompt, good, _ in pairs], bar),
+            self._features([(prompt, bad) for prompt, _, bad in pairs], bar),
         )
 
     # ------------------------------------------------------------------ features
 
     @torch.no_grad()
-    def _features(self, texts: Sequence[tuple[str, str]]) -> torch.Tensor:
+    def _features(self, texts: Sequence[tuple[str, str]], bar: TextBar | None = None) -> torch.Tensor:
         """(texts, 2 x hidden) float32: the mean over the answer's tokens, and the last one."""
         backbone = self.model.base_model
         found: list[torch.Tensor] = []
@@ -161,6 +163,8 @@ class PreferenceJudge:
             for row, (ids, count) in enumerate(zip(rows, answers, strict=True)):
                 own = hidden[row, len(ids) - count : len(ids)]
                 found.append(torch.cat([own.mean(0), own[-1]]))
+            if bar is not None:
+                bar.step("hidden states")
         return torch.stack(found)
 
 
