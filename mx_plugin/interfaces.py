@@ -50,7 +50,11 @@ class LayerInfo:
 
 
 class Provider(ABC):
-    """Chooses formats. Asked once per (layer, phase, role) at a phase entry, never per call."""
+    """Chooses formats. Asked once per (layer, phase, role) at a phase entry, never per call.
+
+    One whose answers change while training runs may have ``state_dict() -> Mapping`` and ``load_state_dict(state)``,
+    with plain data or tensors: checkpoints keep it, and a resumed run goes on with it.
+    """
 
     def start(self, layers: Sequence[LayerInfo]) -> None:
         """Called once, after adoption and before the first phase.

@@ -197,10 +197,11 @@ class Session:
     # ------------------------------------------------------------------ checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run must know: whether the gate was passed, and the provider's state if it has one."""
+        """What a resumed run must know: whether the gate was passed, what the provider saw last, and its own state."""
         provider = getattr(self.engine.provider, "state_dict", None)
         return {
             "gated": self.probe is not None and self.probe.gated,
+            "standard": dict(self.books.standard),
             "provider": None if provider is None else dict(provider()),
         }
 
@@ -208,8 +209,10 @@ class Session:
         """Go on from what :meth:`state_dict` gave."""
         if self.probe is not None:
             self.probe.gated = bool(state["gated"])
+        self.books.standard = dict(state["standard"])
         if state["provider"] is not None:
             self.engine.provider.load_state_dict(state["provider"])  # type: ignore[attr-defined]
+            self.engine.ask_again()
 
     # ------------------------------------------------------------------ mismatch
 

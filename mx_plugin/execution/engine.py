@@ -223,10 +223,14 @@ class Engine:
         """Show the provider a step's metrics; when it asks for it, formats are chosen anew."""
         if self.provider.observe(step, metrics):
             log.info("step %d: the provider changed its mind; formats are asked for again", step)
-            self._tables.clear()
-            self._products.forget()
-            self.releases.take_back_changed()
-            self.invalidate()
+            self.ask_again()
+
+    def ask_again(self) -> None:
+        """The provider's answers may be others from now on: ask at the next entry of each phase, and pack anew."""
+        self._tables.clear()
+        self._products.forget()
+        self.releases.take_back_changed()
+        self.invalidate()
 
     def advance(self, step: int) -> None:
         """A training step begins: stochastic rounding draws from its stream."""

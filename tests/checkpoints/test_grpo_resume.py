@@ -22,7 +22,7 @@ Make = Callable[..., "BuiltStage"]
     ("policy", "config"),
     [
         pytest.param(None, {}, marks=pytest.mark.slow, id="plain"),
-        pytest.param("C8", {"beta": 0.1}, id="C8_with_reference"),
+        pytest.param("C8", {"beta": 0.1}, marks=pytest.mark.slow, id="C8_with_reference"),
         pytest.param("everything", {"num_iterations": 2}, id="stochastic_rounding_and_samples_used_twice"),
         pytest.param("A", {"steps_per_generation": 2, "logging_steps": 3}, id="between_two_lines_of_the_log"),
     ],

@@ -22,10 +22,11 @@ Make = Callable[..., "BuiltStage"]
 pytestmark = pytest.mark.trl("<1.13")
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [pytest.param(None, marks=pytest.mark.slow), pytest.param("A", marks=pytest.mark.slow), "C8", "everything"],
-)
+def _slow(policy: str | None) -> Any:
+    return pytest.param(policy, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("policy", [_slow(None), _slow("A"), _slow("C8"), "everything"])
 def test_resumed_is_unbroken_bit_for_bit(policy: str | None, make_ppo: Make, mx_gradient: str, tmp_path: Path) -> None:
     # 13 prompts are three batches of 4: step 2 lies within an epoch, step 3 ends one.
     policy = mx_gradient if policy == "everything" else policy
@@ -60,6 +61,7 @@ def test_what_was_stopped_in_time_goes_on_by_auto_in_the_same_folder(make_ppo: M
     assert (folder / "checkpoints" / "final" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_samples_for_the_log_leave_no_trace_in_training(make_ppo: Make, tmp_path: Path) -> None:
     # Held-out prompts are sampled from after every step; the resumed run samples where the unbroken one did.
     script = {"num_prompts": 17, "num_eval_prompts": 4}
