@@ -94,7 +94,7 @@ def range_of(cls: type[Any], one: Field[Any]) -> str:
     """
     if cls is mx.MXConfig and one.name in mx._CHOICES:
         return one_of(*mx._CHOICES[one.name]).words
-    if str(one.type) == "bool":
+    if one.type in ("bool", bool):  # the name, until a parser of transformers has put the class in its place
         return "true, false"
     qualified = f"{cls.__name__}.{one.name}"
     return RANGES[qualified if qualified in RANGES else one.name].words
