@@ -152,6 +152,17 @@ def test_stories260k_learns_from_stories_and_warns_that_one_of_its_end_tokens_is
     assert "end tokens" not in caplog.text
 
 
+def test_rows_that_are_too_long_are_counted_the_held_out_ones_too(
+    stage: Callable[..., Any], jsonl: Callable[..., str], caplog: pytest.LogCaptureFixture
+) -> None:
+    short, long = ({"prompt": "the garden", "chosen": " is red" * n, "rejected": " is"} for n in (2, 50))
+    data = {"dataset_name": jsonl(short, long, short, short, long), "num_eval_examples": 2}
+    built = stage("reward", script=data)
+    assert "1 of 3 examples are longer than 64 tokens and left out" in caplog.text
+    assert "1 of 2 held-out examples are longer than 64 tokens and left out" in caplog.text
+    assert len(built.trainer.eval_dataset) == 1
+
+
 def test_max_length_is_capped_to_the_context(stage: Callable[..., Any]) -> None:
     assert stage("sft").trainer.args.max_length == 64
 

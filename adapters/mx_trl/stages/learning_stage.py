@@ -64,15 +64,22 @@ def check_fits(trainer: Any, lesson: Lesson, tokens_of: Any) -> None:
         StageError: none is left.
     """
     longest = trainer.args.max_length
-    given, kept = len(lesson.train), len(trainer.train_dataset)
-    if kept == 0:
-        raise StageError(f"all {given} examples are longer than --max_length {longest}: raise it, or choose others")
-    if kept < given and not getattr(trainer.args, "packing", False):
-        logger.warning("%d of %d examples are longer than %s tokens and left out", given - kept, given, longest)
-    if lesson.held_out is not None and len(trainer.eval_dataset) == 0:
-        raise StageError(f"all {len(lesson.held_out)} held-out examples are longer than --max_length {longest}")
-    if longest is None or getattr(trainer.args, "packing", False):
+    packed = getattr(trainer.args, "packing", False)
+    for what, data, rows in (
+        ("", lesson.train, trainer.train_dataset), ("held-out ", lesson.held_out, trainer.eval_dataset)
+    ):  # fmt: skip
+        if data is None:
+            continue
+        if len(rows) == 0:
+            raise StageError(
+                f"all {len(data)} {what}examples are longer than --max_length {longest}: raise it, or choose others"
+            )
+        if len(rows) < len(data) and not packed:
+            logger.warning("%d of %d %sexamples are longer than %s tokens and left out",
+                           len(data) - len(rows), len(data), what, longest)  # fmt: skip
+    if longest is None or packed:
         return
     cut = sum(tokens_of(row) >= longest for row in trainer.train_dataset)
     if cut:
-        logger.warning("%d of %d examples reach max_length, %d tokens: what lies beyond is cut", cut, kept, longest)
+        logger.warning("%d of %d examples reach max_length, %d tokens: what lies beyond is cut",
+                       cut, len(trainer.train_dataset), longest)  # fmt: skip
