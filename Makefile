@@ -105,7 +105,7 @@ test_full: $(VENV)/.complete ## Run every test, the slow ones too
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
-	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages $(ARGS)
+	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints $(ARGS)
 
 sanitize: $(VENV)/.complete ## Run the kernels' tests on a build with AddressSanitizer and UBSan
 	$(VENV)/bin/python .ci/sanitize.py $(ARGS)
