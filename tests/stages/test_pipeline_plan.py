@@ -42,6 +42,18 @@ def test_what_the_options_name_is_not_replaced(tmp_path: Path) -> None:
     assert [(stage.model, stage.reward) for stage in plan.stages] == [(None, None), (None, None), ("sft", None)]
 
 
+def test_a_recipe_that_names_a_model_for_itself_takes_the_last_stages_in_a_row(tmp_path: Path) -> None:
+    (tmp_path / "alone.yaml").write_text("model_name_or_path: data/start\nreward_model_path: data/scorer\n")
+    alone = {"config": "alone.yaml"}
+    sft, reward, ppo = plan_of(tmp_path, {"stage": "sft", **alone}, {"stage": "reward", **alone},
+                               {"stage": "ppo", **alone}).stages  # fmt: skip
+    assert (sft.model, sft.options["model_name_or_path"]) == (None, "data/start")
+    assert (reward.model, ppo.model, ppo.reward) == ("sft", "sft", "reward")
+    assert ppo.options == {}
+    [first, second] = plan_of(tmp_path, {"stage": "reward", **alone}, {"stage": "sft", **alone}).stages
+    assert second.options["model_name_or_path"] == "data/start", "no policy was trained before it"
+
+
 def test_options_are_the_recipes_then_the_common_ones_then_the_stages_own(tmp_path: Path) -> None:
     (tmp_path / "sft.yaml").write_text("policies: [A, C]\nseed: 1\nmax_steps: 5\nlearning_rate: 1.0\n")
     entry = {"stage": "sft", "config": "sft.yaml", "options": {"max_steps": 9}}

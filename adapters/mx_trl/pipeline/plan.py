@@ -123,6 +123,12 @@ def _stage(entry: Any, common: Mapping[str, Any], earlier: list[PlannedStage], b
     # A recipe's list of policies is for comparing them; one policy that the pipeline names wins over it.
     if "policy" in {**common, **own} or own.get("no_mx"):
         base_options.pop("policies", None)
+    # A recipe begins where it would alone; in a row it begins where the stages before it ended.
+    kinds = {stage.kind for stage in earlier}
+    for name in ("model_name_or_path", "sft_model_path") if kinds - {"reward"} else ():
+        base_options.pop(name, None)
+    if "reward" in kinds:
+        base_options.pop("reward_model_path", None)
     options = {str(key): _expanded(value, where) for key, value in {**base_options, **common, **own}.items()}
     _refuse_what_is_ours(options, where)
     return PlannedStage(name, str(kind), options, *_reads(str(kind), options, earlier))
