@@ -50,7 +50,7 @@ def test_a_recipe_that_names_a_model_for_itself_takes_the_last_stages_in_a_row(t
     assert (sft.model, sft.options["model_name_or_path"]) == (None, "data/start")
     assert (reward.model, ppo.model, ppo.reward) == ("sft", "sft", "reward")
     assert ppo.options == {}
-    [first, second] = plan_of(tmp_path, {"stage": "reward", **alone}, {"stage": "sft", **alone}).stages
+    _, second = plan_of(tmp_path, {"stage": "reward", **alone}, {"stage": "sft", **alone}).stages
     assert second.options["model_name_or_path"] == "data/start", "no policy was trained before it"
 
 

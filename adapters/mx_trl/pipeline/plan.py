@@ -125,8 +125,8 @@ def _stage(entry: Any, common: Mapping[str, Any], earlier: list[PlannedStage], b
         base_options.pop("policies", None)
     # A recipe begins where it would alone; in a row it begins where the stages before it ended.
     kinds = {stage.kind for stage in earlier}
-    for name in ("model_name_or_path", "sft_model_path") if kinds - {"reward"} else ():
-        base_options.pop(name, None)
+    for option in ("model_name_or_path", "sft_model_path") if kinds - {"reward"} else ():
+        base_options.pop(option, None)
     if "reward" in kinds:
         base_options.pop("reward_model_path", None)
     options = {str(key): _expanded(value, where) for key, value in {**base_options, **common, **own}.items()}
