@@ -17,7 +17,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl demo demo_fpga pipeline test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl demo train_smoke train_quick train_full tensorboard demo_fpga pipeline test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -81,6 +81,20 @@ demo: $(VENV)/.complete ## Train PPO under policies A and C on a small random mo
 	$(LAUNCH) examples/ppo_mx.py --output_dir $(DEMO_DIR)
 
 PIPELINE ?= examples/configs/pipeline.yaml
+train_smoke: $(VENV)/.complete ## SFT, reward model and PPO under C8 on the small random model: does everything train? (under 2 minutes)
+	$(VENV)/bin/mx-plugin pipeline examples/configs/pipeline.yaml --output_dir runs/train_smoke --restart
+
+train_quick: $(VENV)/.complete ## Every stage on the small random model, PPO and GRPO under A and C8 (about 5 minutes)
+	for stage in sft reward dpo; do $(LAUNCH) examples/$${stage}_mx.py --policy C8 --output_dir runs/train_quick/$$stage || exit; done
+	for stage in ppo grpo; do $(LAUNCH) examples/$${stage}_mx.py --policies A C8 --output_dir runs/train_quick/$$stage || exit; done
+
+train_full: $(VENV)/.complete ## An experiment with D found on the way, three seeds, controls and a report, on the small random model (about 15 minutes)
+	$(VENV)/bin/mx-plugin experiment --policies A C C8 D --controls aa random-D --seeds 1 2 3 --output runs/train_full
+	$(VENV)/bin/mx-plugin report runs/train_full
+
+tensorboard: $(VENV)/.complete ## Show the logs of all runs under runs/
+	$(VENV)/bin/tensorboard --logdir runs
+
 pipeline: $(VENV)/.complete ## SFT, reward model and PPO in a row on a small random model (PIPELINE=FILE for another); files in runs/pipeline
 	$(VENV)/bin/mx-plugin pipeline $(PIPELINE) $(ARGS)
 
