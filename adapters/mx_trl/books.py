@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table, summar
 from mx_plugin.plugins import get_meter
 
 from .metrics import standard_metrics
+from .versions import installed_versions
 
 if TYPE_CHECKING:
     from transformers import TrainerState
@@ -105,7 +105,7 @@ class Books:
                 "backends": [dict(backend.describe()) for backend in engine.backends.all()],
                 "meters": self.ledger.describe_meters(),
                 "seed": engine.seed,
-                "versions": _versions(),
+                "versions": installed_versions(_PACKAGES),
             }
         )
 
@@ -233,13 +233,3 @@ class Books:
 def _unquantised_dtypes(layers: Any) -> list[str]:
     """How ``FP16`` reads in this run: the dtypes of the adopted weights."""
     return sorted({f"FP16[{str(layer.weight.dtype).removeprefix('torch.')}]" for layer in layers})
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
+from ..versions import installed_versions
 from .files import RunFiles
 from .reporters import tensorboard_to
 from .supplement import Supplement
@@ -96,15 +96,5 @@ def _config(
         "mx": None if callback is None else callback.config.to_dict(),
         **{name: asdict(part) for name, part in options.described.items()},
         "training": trainer.args.to_dict(),
-        "versions": _versions(),
+        "versions": installed_versions(_PACKAGES),
     }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

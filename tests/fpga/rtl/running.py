@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def run_cocotb(
         pytest.skip(str(missing))
     runner_module = pytest.importorskip("cocotb_tools.runner", reason="no cocotb: pip install 'mx-plugin[sim]'")
     used = sources()
-    key = hashlib.sha256(repr(sorted((parameters or {}).items())).encode())
+    # What is kept names files of the environment that built it: make asks for them, and another one may be gone.
+    key = hashlib.sha256(repr((sorted((parameters or {}).items()), sys.prefix)).encode())
     for path in used:
         key.update(path.read_bytes())
     build = CACHE / f"{top}-{key.hexdigest()[:16]}"
