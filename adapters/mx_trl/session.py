@@ -90,7 +90,6 @@ class Session:
         if policy is not None:
             self.probe = MismatchProbe(self.engine, self.roles, config, trainer)
             self._stack.enter_context(rollout_phase(policy, self._generated))
-        self._move_to_front()
         self.books.ledger.start(OTHER)
 
     def __exit__(
@@ -118,16 +117,6 @@ class Session:
             log.info("the reference pass runs on the policy (PEFT): policy_scoring is 'rollout' so that KL starts at 0")
             return ROLLOUT
         return self.config.policy_scoring
-
-    def _move_to_front(self) -> None:
-        """Reporting callbacks read ``logs`` in order: ours must have added its keys before them.
-
-        Before ours come those that take up a checkpoint: the run's files are opened at the step that they set.
-        """
-        callbacks = self.trainer.callback_handler.callbacks
-        callbacks.remove(self.callback)
-        callbacks.insert(0, self.callback)
-        callbacks.sort(key=lambda callback: not getattr(callback, "restores_checkpoint", False))
 
     # ------------------------------------------------------------------ events
 

@@ -1,14 +1,15 @@
-"""Hand an MXCallback its trainer: ``train`` of every ``transformers.Trainer`` subclass is wrapped.
+"""Hand MXCallback and observers their trainer: ``train`` of every ``transformers.Trainer`` subclass is wrapped.
 
 Callbacks are not given their trainer, and on_train_end does not fire after an exception; wrapping
 ``train`` solves both without walking frames. The wrap is re-entrant (a subclass may call super) and
-does nothing for a trainer that holds no MXCallback.
+does nothing for a trainer that holds neither an MXCallback nor an observer.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from transformers import Trainer
@@ -17,8 +18,10 @@ from mx_plugin.errors import AdoptionError
 
 if TYPE_CHECKING:
     from .callback import MXCallback
+    from .observer import Observer
 
 _WRAPPED = "_mx_wrapped"
+_TRAINING = "_mx_training"
 
 
 def held_callback(trainer: Any) -> MXCallback | None:
@@ -72,14 +75,57 @@ def _wrap(cls: type[Any]) -> None:
 def _wrapped(train: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(train)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        callback = held_callback(self)
-        if callback is None or callback.session is not None:
+        if _TRAINING in self.__dict__:
             return train(self, *args, **kwargs)
-        with callback.running(self):
+        callback, observers = held_callback(self), held_observers(self)
+        if callback is not None and callback.session is not None:
+            callback = None
+        if callback is None and not observers:
             return train(self, *args, **kwargs)
+        setattr(self, _TRAINING, True)
+        try:
+            with ExitStack() as stack:
+                order_callbacks(self)
+                if callback is not None:
+                    stack.enter_context(callback.running(self))
+                if observers:
+                    stack.enter_context(_observed(self, observers, phases_known=callback is not None))
+                return train(self, *args, **kwargs)
+        finally:
+            delattr(self, _TRAINING)
 
     setattr(wrapper, _WRAPPED, True)
     return wrapper
+
+
+def held_observers(trainer: Any) -> list[Observer]:
+    """The observers that ``trainer`` holds, in the order of its callbacks."""
+    from .observer import Observer
+
+    handler = getattr(trainer, "callback_handler", None)
+    return [callback for callback in getattr(handler, "callbacks", []) if isinstance(callback, Observer)]
+
+
+def order_callbacks(trainer: Any) -> None:
+    """Reporting callbacks read ``logs`` in order: MXCallback, then observers, must have added their keys before them.
+
+    Before those come the ones that take up a checkpoint: the run's files are opened at the step that they set.
+    """
+    from .callback import MXCallback
+    from .observer import Observer
+
+    def place(callback: Any) -> int:
+        if getattr(callback, "restores_checkpoint", False):
+            return 0
+        return 1 if isinstance(callback, MXCallback) else 2 if isinstance(callback, Observer) else 3
+
+    trainer.callback_handler.callbacks.sort(key=place)
+
+
+def _observed(trainer: Any, observers: list[Observer], *, phases_known: bool) -> Any:
+    from .observer import observed
+
+    return observed(trainer, observers, phases_known=phases_known)
 
 
 def wrap_instance(trainer: Any) -> None:
