@@ -74,6 +74,7 @@ class Engine:
         self.left_out: list[LeftOut] = []
         self.phases_run: set[str] = set()
         self.phase_in_force = phases.OTHER
+        self._probed: dict[str, str] | None = None
         self.work = Collector(self.formats)
         self._packs: dict[int, PackedWeights] = {}
         self.releases = Releases(self._packs, self._asked)
@@ -199,6 +200,13 @@ class Engine:
                 role, asked = "policy", self.match_phase
         return self.provider.get_precision(layer.name, asked, role)
 
+    def executing(self, layer: AdoptedLayer) -> LayerFormats:
+        """The formats that a call of ``layer`` executes in now, a probing pass's included."""
+        if self._probed is None:
+            return self.formats(layer, TRACKER.phase)
+        phase = self._probed.get(layer.role, phases.OTHER)
+        return self.formats(layer, phases.OTHER if phase == "FP16" else phase)
+
     def resolved(self) -> dict[str, dict[str, dict[str, str]]]:
         """Formats by role, phase and layer, as executed: plain data for config.json."""
         answer: dict[str, dict[str, dict[str, str]]] = defaultdict(dict)
@@ -263,7 +271,11 @@ class Engine:
                 layer.route = self._route(layer, phases.OTHER if phase == "FP16" else phase, phases.OTHER, False)
             # These routes end with the block: products that stayed registered would never be freed.
             self._products.forget(known)
-            yield
+            outer, self._probed = self._probed, phase_by_role
+            try:
+                yield
+            finally:
+                self._probed = outer
 
     def invalidate(self, role: str | None = None) -> None:
         """Weights (of one role, or all) were written: repack before they are used again."""

@@ -46,3 +46,25 @@ def test_a_probe_draws_nothing_from_the_streams_of_training(engines: Any, model:
         return [y.detach(), *(p.grad.clone() for p in model.parameters())]
 
     assert all(torch.equal(a, b) for a, b in zip(step(False), step(True), strict=True))
+
+
+def test_what_a_layer_executes_now_is_told_of_phases_and_of_probes(engines: Any, model: Any, x: torch.Tensor) -> None:
+    policy = {"defaults": {"rollout": "MXFP4", "reward": "MXFP6", "gradient": "MXFP8"}}
+    engine = engines(policy, {"policy": model})
+    layer = engine.layers[0]
+
+    def now() -> str:
+        return str(engine.executing(layer).forward.pair.weights)
+
+    assert now() == "FP16"
+    with engine.phase("rollout"):
+        assert now() == "MXFP4"
+        with torch.no_grad(), engine.probing(policy="gradient"):
+            assert now() == "MXFP8"
+            with engine.probing(policy="FP16"):
+                assert now() == "FP16"
+            assert now() == "MXFP8"
+        assert now() == "MXFP4"
+    with torch.no_grad():
+        model(x)
+        assert now() == "MXFP8"  # policy_scoring: a pass without gradients takes the gradient's formats
