@@ -122,6 +122,16 @@ def mx_register_judges(register: RegisterFactory) -> None:
 
 
 @hookspec
+def mx_register_alert_hooks(register: RegisterFactory) -> None:
+    """Register what alert rules may call: ``register(name, factory)``.
+
+    ``factory()`` returns a callable ``(alert) -> None``, which runs in the training process between two
+    steps; ``alert`` has ``step``, ``rule``, ``metric``, ``severity``, ``message``, ``value`` and ``bound``.
+    A user chooses it by ``action: hook`` and ``hook: name`` in a rules file.
+    """
+
+
+@hookspec
 def mx_register_layer_types(register: Callable[[LayerType], None]) -> None:
     """Register layer classes that compute X W^T + b: ``register(LayerType(...))``.
 

@@ -127,7 +127,7 @@ def plugin_report() -> list[PluginRecord]:
     Asks for everything but layer types: their classes may need frameworks, so they are listed once a
     model has been adopted or :func:`layer_types` was called.
     """
-    for ask in (providers, backends, meters, boards, judges, checks, commands, benches, policy_measures):
+    for ask in (providers, backends, meters, boards, judges, alert_hooks, checks, commands, benches, policy_measures):
         ask()
     return list(_host().records)
 
@@ -163,6 +163,11 @@ def boards() -> Mapping[str, Registration]:
 def judges() -> Mapping[str, Registration]:
     """Judges of experiments by name."""
     return _factories("judges")
+
+
+def alert_hooks() -> Mapping[str, Registration]:
+    """What alert rules may call, by name; ``factory()`` gives the function."""
+    return _factories("alert_hooks")
 
 
 def layer_types() -> list[LayerType]:
