@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["MXCallback", "RLHFTrainer", "attach", "load_model"]
+__all__ = ["MXCallback", "MXProfilerCallback", "RLHFTrainer", "attach", "load_model"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,6 +16,10 @@ def __getattr__(name: str) -> Any:
         from .rlhf_trainer import RLHFTrainer
 
         return RLHFTrainer
+    if name == "MXProfilerCallback":
+        from .profiler.callback import MXProfilerCallback
+
+        return MXProfilerCallback
     if name == "load_model":
         from .export.load import load_model
 

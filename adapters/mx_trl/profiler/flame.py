@@ -1,0 +1,73 @@
+"""The flame graph: pyinstrument samples the stack of the training thread in profiled steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ProfilerError
+
+if TYPE_CHECKING:
+    from pyinstrument import Profiler
+
+HTML, SPEEDSCOPE = "flame.html", "flame.speedscope.json"
+
+
+def need_pyinstrument() -> None:
+    """Raises ProfilerError: pyinstrument is not installed."""
+    try:
+        import pyinstrument  # noqa: F401
+    except ImportError as error:
+        raise ProfilerError(
+            "the profiler's flame graph needs pyinstrument, which is not installed: pip install 'mx-plugin[profile]'; "
+            "or leave it out: MXProfilerCallback(flame=False)"
+        ) from error
+
+
+class Flame:
+    """Samples between :meth:`start` and :meth:`stop`; several windows become one graph.
+
+    Args:
+        interval: seconds between samples.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._running: Profiler | None = None
+        self._session: Any = None
+
+    def start(self) -> None:
+        """Begin to sample this thread.
+
+        Raises:
+            RuntimeError: another pyinstrument samples it.
+        """
+        from pyinstrument import Profiler
+
+        profiler = Profiler(interval=self._interval, async_mode="disabled")
+        profiler.start()
+        self._running = profiler
+
+    def stop(self) -> None:
+        """Sample no more. Idempotent."""
+        from pyinstrument.session import Session
+
+        if self._running is None:
+            return
+        profiler, self._running = self._running, None
+        session = profiler.stop()
+        self._session = session if self._session is None else Session.combine(self._session, session)
+
+    def write(self, folder: Path) -> list[str]:
+        """Write both files anew with all that was sampled; their names.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        from pyinstrument.renderers import HTMLRenderer, SpeedscopeRenderer
+
+        if self._session is None or not self._session.frame_records:
+            return []
+        for name, renderer in ((HTML, HTMLRenderer()), (SPEEDSCOPE, SpeedscopeRenderer())):
+            (folder / name).write_text(renderer.render(self._session), encoding="utf-8")
+        return [HTML, SPEEDSCOPE]
