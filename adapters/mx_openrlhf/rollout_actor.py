@@ -1,0 +1,31 @@
+"""A subclass of OpenRLHF's vLLM actor whose weights are rounded from the first rollout on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .run_spec import RunSpec
+
+EXTENSION = "mx_openrlhf.vllm_worker.MXWorkerExtension"
+
+
+def mx_rollout_actor(original: type[Any], spec: RunSpec) -> type[Any]:
+    """A subclass that gives vLLM our worker extension, and has it round the weights that it loaded."""
+
+    class MXRolloutActor(original):  # type: ignore[misc]
+        async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc] # Ray awaits it
+            theirs = kwargs.get("worker_extension_cls")
+            if theirs != "openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap":
+                raise RuntimeError(f"OpenRLHF gives vLLM the worker extension {theirs!r}, which MX does not extend")
+            kwargs["worker_extension_cls"] = EXTENSION
+            await super().__init__(*args, **kwargs)
+            # Here, because there is no sync before the first rollout, and vLLM may be put to sleep right after.
+            await self.llm.collective_rpc("mx_begin", args=(spec.config.to_dict(),))
+
+        async def mx_report(self) -> list[dict[str, Any]]:
+            """One report per vLLM worker of this engine."""
+            return list(await self.llm.collective_rpc("mx_report"))
+
+    MXRolloutActor.__name__ = original.__name__
+    MXRolloutActor.__qualname__ = original.__qualname__
+    return MXRolloutActor

@@ -1,0 +1,84 @@
+"""Which format each of vLLM's weights takes: the policy's rollout formats, projected where vLLM fuses layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from mx_plugin.formats.spec import FP16, get_format, is_unquantised
+from mx_plugin.interfaces import LayerInfo, Provider
+from mx_plugin.precision.formats import Product
+
+
+@dataclass(frozen=True)
+class FusedLayer:
+    """A linear module of vLLM: its name, the layers of the plain model that it holds, and its shape."""
+
+    name: str
+    siblings: tuple[str, ...]
+    in_features: int
+    out_features: int
+    is_lm_head: bool = False
+    tied: bool = False
+    """An output head whose weight is the embedding's."""
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How one module's weight is rounded; ``projected`` says what it was projected from, "" if from nothing."""
+
+    format: str
+    scale_rule: str = "rceil"
+    projected: str = ""
+
+    @property
+    def quantised(self) -> bool:
+        return not is_unquantised(self.format)
+
+
+def sibling_names(name: str, packed: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Layers of the plain model behind a module of vLLM.
+
+    >>> sibling_names("model.layers.0.mlp.gate_up_proj", {"gate_up_proj": ["gate_proj", "up_proj"]})
+    ('model.layers.0.mlp.gate_proj', 'model.layers.0.mlp.up_proj')
+    """
+    holder, dot, last = name.rpartition(".")
+    return tuple(f"{holder}{dot}{part}" for part in packed.get(last, (last,)))
+
+
+def width(fmt: str) -> float:
+    """Bits of one element; the model's own dtype is the widest of all."""
+    return float("inf") if is_unquantised(fmt) else get_format(fmt).element.bits
+
+
+def rollout_rounding(provider: Provider, layers: Iterable[FusedLayer]) -> dict[str, Rounding]:
+    """``{vLLM module: rounding}``. Siblings that vLLM fuses share the widest of their formats.
+
+    A head that is tied to the embedding keeps the model's own dtype: its weight is the embedding's too.
+
+    Raises:
+        PolicyError: the policy does not fit these layers, as ``Provider.start`` says it.
+    """
+    layers = list(layers)
+    provider.start(
+        [
+            LayerInfo(sibling, "policy", layer.in_features, layer.out_features, layer.is_lm_head)
+            for layer in layers
+            for sibling in layer.siblings
+        ]
+    )
+    return {layer.name: _rounding(provider, layer) for layer in layers}
+
+
+def _rounding(provider: Provider, layer: FusedLayer) -> Rounding:
+    asked = {name: provider.get_precision(name, "rollout", "policy").forward for name in layer.siblings}
+    if layer.tied:
+        (only,) = asked.values()
+        told = f"{only.pair.weights}: the head's weight is the embedding's" if only.pair.weights != FP16 else ""
+        return Rounding(FP16, projected=told)
+    widest: Product = max(asked.values(), key=lambda product: width(product.pair.weights))
+    formats = {product.pair.weights for product in asked.values()}
+    told = ""
+    if len(formats) > 1:
+        told = ", ".join(f"{name.rpartition('.')[2]} {product.pair.weights}" for name, product in asked.items())
+    return Rounding(widest.pair.weights, widest.scale_rule, told)
