@@ -68,12 +68,14 @@ def framework_checks() -> list[Any]:
 
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
-    """``mx-plugin profile``, ``experiment``, ``pipeline``, ``evaluate`` and ``export``."""
+    """``mx-plugin profile``, ``experiment``, ``pipeline``, ``evaluate``, ``export`` and ``memory``."""
     register("profile", _add_profile_arguments, _profile, summary="what each format costs, per layer, phase and role")
     register("experiment", _add_experiment_arguments, _experiment, summary="train under several policies, and compare")
     register("pipeline", _add_pipeline_arguments, _pipeline, summary="SFT, reward model, PPO, ...: stages in a row")
     register("evaluate", _add_evaluate_arguments, _evaluate, summary="judge the runs of an experiment, and compare")
     register("export", _add_export_arguments, _export, summary="write a run's model: plain, or packed in MX formats")
+    register("memory", _add_memory_arguments, _memory, summary="what a stage needs in each phase, from a config alone")
+    register("dashboard", _add_dashboard_arguments, _dashboard, summary="is a run healthy? live, or as one page")
 
 
 def _add_profile_arguments(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +139,31 @@ def _add_export_arguments(parser: argparse.ArgumentParser) -> None:
 def _export(arguments: argparse.Namespace) -> int:
     _need_to_load("mx-plugin export")
     from .export.command import run
+
+    return run(arguments)
+
+
+def _add_dashboard_arguments(parser: argparse.ArgumentParser) -> None:
+    from .dashboard.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _dashboard(arguments: argparse.Namespace) -> int:
+    from .dashboard.command import run
+
+    return run(arguments)
+
+
+def _add_memory_arguments(parser: argparse.ArgumentParser) -> None:
+    from .memory.arguments import add_arguments
+
+    add_arguments(parser)
+
+
+def _memory(arguments: argparse.Namespace) -> int:
+    _need_to_load("mx-plugin memory")
+    from .memory.command import run
 
     return run(arguments)
 

@@ -16,11 +16,15 @@ from ..experiments.plan import Plan
 from ..ledger.rows import EnergyRow
 
 CONFIG, ENERGY, METRICS = "config.json", "energy.csv", "metrics.csv"
+STABILITY, ALERTS = "stability.jsonl", "alerts.jsonl"
 
 
 @dataclass
 class RunData:
-    """One training run as its files tell. ``metrics``: column -> (step, value) where known; ``done``: done.json."""
+    """One training run as its files tell. ``metrics``: column -> (step, value) where known; ``done``: done.json.
+
+    ``stability`` is like ``metrics``, of stability.jsonl; ``alerts`` the records of alerts.jsonl.
+    """
 
     name: str
     seed: int
@@ -31,6 +35,8 @@ class RunData:
     metrics: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     done: dict[str, Any] = field(default_factory=dict)
     evaluation: dict[str, Any] = field(default_factory=dict)
+    stability: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    alerts: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def seconds(self) -> float | None:
@@ -137,7 +143,55 @@ def _run(name: str, seed: int, path: Path, troubles: list[str]) -> RunData:
     run.evaluation = _json(path / "evaluation.json", [] if not (path / "evaluation.json").exists() else troubles)
     run.energy = list(_energy(path / ENERGY, troubles))
     run.metrics = _metrics(path / METRICS, troubles)
+    _read_stability(run, troubles)
     return run
+
+
+def collect_stability(path: str | Path) -> ReportData:
+    """Every run with a stability record in a folder, however deep; runs that were set aside are left out.
+
+    Raises:
+        MXError: there is none.
+    """
+    folder = Path(path)
+    troubles: list[str] = []
+    runs = []
+    for file in sorted(folder.rglob(STABILITY)):
+        where = file.parent.relative_to(folder)
+        if any(part.startswith(".") or part.rpartition(".")[2].isdigit() for part in where.parts):
+            continue
+        run = RunData("/".join(where.parts) or _policy_name(folder), 0, file.parent)
+        _read_stability(run, troubles)
+        runs.append(run)
+    if not runs:
+        raise MXError(f"{folder} holds no {STABILITY}: train with --stability, or with mx_trl's StabilityCallback")
+    return ReportData(f"Stability of {folder.resolve().name}", folder, runs, troubles=troubles)
+
+
+def _read_stability(run: RunData, troubles: list[str]) -> None:
+    for record in _jsonl(run.path / STABILITY, troubles):
+        for name, value in record.items():
+            if name not in ("step", "time") and isinstance(value, int | float):
+                run.stability.setdefault(name, []).append((record["step"], float(value)))
+    run.alerts = list(_jsonl(run.path / ALERTS, troubles))
+
+
+def _jsonl(file: Path, troubles: list[str]) -> Iterator[dict[str, Any]]:
+    """Objects with a step; a last line without its end is one that is being written, and is no trouble."""
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        troubles.append(f"{file}: {error}")
+        return
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            record = json.loads(line)
+            if isinstance(record["step"], int):
+                yield record
+        except (ValueError, KeyError, TypeError):
+            troubles.append(f"{file}, line {number}: no record of a step; left out")
 
 
 def _json(file: Path, troubles: list[str]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from .format_map import format_maps, formats_used
 from .pareto import pareto_figures
 from .phases import phase_figures
 from .quality import quality
+from .stability import alert_table, stability_figures
 from .tables import cost_table, environment, verdict_section
 from .theme import format_colour, phase_colour, run_colours
 
@@ -35,6 +36,7 @@ def page(data: ReportData) -> str:
     maps, curves = format_maps(data), curve_figures(data, colours)
     costs = pareto_figures(data, quality(data), colours)
     phases = phase_figures(data)
+    health = stability_figures(data, colours)
     sections: list[tuple[str, str, str]] = []
     if data.comparison is not None:
         sections.append(("verdicts", "Verdicts", verdict_section(data.comparison)))
@@ -51,9 +53,29 @@ def page(data: ReportData) -> str:
         sections.append(("phases", "Time, energy and bytes by phase", _chips(shades) + _grid(phases)))
     if curves:
         sections.append(("curves", "Training", _chips(colours) + _grid(curves)))
+    if health:
+        sections.append(_stability_section(data, colours, health))
     sections.append(("environment", "Environment and commands", environment(data)))
-    figures = [*costs, *maps, *phases, *curves]
+    figures = [*costs, *maps, *phases, *curves, *health]
     return _html(data, sections, figures)
+
+
+def stability_only(data: ReportData) -> str:
+    """A page with the stability panels and nothing else.
+
+    Raises:
+        MXError: plotly is not installed.
+    """
+    colours = run_colours(data.by_name())
+    health = stability_figures(data, colours)
+    return _html(data, [_stability_section(data, colours, health)], health)
+
+
+def _stability_section(
+    data: ReportData, colours: dict[str, str], figures: Sequence[Figure]
+) -> tuple[str, str, str]:  # fmt: skip
+    shown = {run.name: colours[run.name] for run in data.runs if run.stability}
+    return "stability", "Stability", alert_table(data) + (_chips(shown) if len(shown) > 1 else "") + _grid(figures)
 
 
 def _html(data: ReportData, sections: Sequence[tuple[str, str, str]], figures: Sequence[Figure]) -> str:

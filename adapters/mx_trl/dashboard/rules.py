@@ -70,9 +70,7 @@ def load_rules(path: str | Path | None = None) -> list[Rule]:
     for name, rule in own.items():
         if rule is None:
             if name not in rules:
-                raise AlertError(
-                    f"{path}: rule {name!r} has enabled: false, but there is none: {nearest(name, rules)}"
-                )
+                raise AlertError(f"{path}: rule {name!r} has enabled: false, but there is none: {nearest(name, rules)}")
             del rules[name]
         else:
             rules[name] = rule
