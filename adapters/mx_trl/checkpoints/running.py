@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,8 +19,13 @@ from .train_log import TrainLog
 
 if TYPE_CHECKING:
     from ..callback import MXCallback
+    from ..observer import Observer
 
 _PACKAGES = ("mx-plugin", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy")
+
+
+MakeObserver = Callable[[Path | None], "Observer"]
+"""Makes an observer. Where there is no MXCallback, it is given the folder for the run's files."""
 
 
 @dataclass
@@ -28,10 +33,12 @@ class RunOptions:
     """What a stage has beyond its trainer's own arguments.
 
     ``max_minutes``: train no longer than that. ``described``: its other arguments for config.json, dataclasses by name.
+    ``observers``: make what observes training.
     """
 
     max_minutes: float | None = None
     described: dict[str, Any] = field(default_factory=dict)
+    observers: list[MakeObserver] = field(default_factory=list)
 
 
 @dataclass
@@ -64,6 +71,7 @@ def running(trainer: Any, stage: str, callback: MXCallback | None, options: RunO
     resume = files.find(args.resume_from_checkpoint)
     limit = None if options.max_minutes is None else TimeLimit(options.max_minutes)
     added: list[TrainerCallback] = [TrainLog(files), *([limit] if limit is not None else [])]
+    added += [make(files.path if callback is None else None) for make in options.observers]
     supplement = None if hasattr(trainer, "saves_all") else Supplement(trainer, resume)
     with trainer.accelerator.main_process_first():
         if trainer.accelerator.is_main_process:

@@ -26,6 +26,13 @@ class CommonArguments:
     max_minutes: float | None = field(
         default=None, metadata={"help": "Stop after the step that ends later than this, with a checkpoint."}
     )
+    profile: bool = field(
+        default=False, metadata={"help": "Say where time and memory go; traces and a flame graph of a few steps."}
+    )
+    profile_schedule: list[int] | None = field(
+        default=None,
+        metadata={"help": "With --profile: steps to wait, to warm up, to profile, and how often. Default: 1 1 2 1."},
+    )
     policies: list[str] | None = field(
         default=None, metadata={"help": "Train under several precision policies, one after the other, and compare."}
     )

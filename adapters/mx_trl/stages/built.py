@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..checkpoints.running import RunOptions, running
 from ..generation import evaluation_phase
+from .observing import observers_of
 from .summary import StageSummary, summarise
 
 if TYPE_CHECKING:
@@ -74,5 +75,9 @@ class BuiltStage:
 
 
 def run_options(script: CommonArguments, model_args: ModelConfig) -> RunOptions:
-    """The run's options among a stage's arguments."""
-    return RunOptions(script.max_minutes, {"script": script, "model": model_args})
+    """The run's options among a stage's arguments.
+
+    Raises:
+        MXError: observers that cannot be as asked, see :func:`~mx_trl.stages.observing.observers_of`.
+    """
+    return RunOptions(script.max_minutes, {"script": script, "model": model_args}, observers_of(script))
