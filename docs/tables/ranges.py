@@ -51,6 +51,7 @@ RANGES: dict[str, Range] = {
     "on_malformed": one_of("fatal", "skip"),
     "end_token": Range("`auto`, `none`, a token"),
     "max_minutes": ABOVE_0,
+    "alerts": Range("a YAML file, see [dashboard](dashboard.md)"),
     "profile_schedule": Range("wait, warm-up, active (1 or more), repeat (0: to the end), in steps"),
     "policies": Range("names of policies, each once"),
     "prompt_from": Range("a column, `hh`, `hh_chat`, `story`"),

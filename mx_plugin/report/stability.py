@@ -108,17 +108,13 @@ def _lines(run: RunData, name: str, alone: bool, colour: str) -> list[dict[str, 
 
 
 def _marks(run: RunData, name: str) -> list[dict[str, Any]]:
-    """A triangle where an alert came, on the plots of its metric; those without a value stand on the line."""
+    """A triangle where an alert came, on the plot of its metric; one of NaN has no place but the vertical line."""
     traces = []
     for alert in run.alerts:
         if "mark" not in alert.get("action", ("mark",)):
             continue
-        metric, step = str(alert.get("metric")), alert.get("step")
-        if metric not in _members(run, name):
-            continue
-        here = dict(run.stability[metric])
-        value = alert.get("value") if alert.get("value") is not None else here.get(step)
-        if not isinstance(value, int | float) or not math.isfinite(value) or not isinstance(step, int):
+        metric, step, value = str(alert.get("metric")), alert["step"], alert.get("value")
+        if metric not in _members(run, name) or not isinstance(value, int | float) or not math.isfinite(value):
             continue
         colour = SEVERITIES.get(str(alert.get("severity")), SEVERITIES["warning"])
         words = f"{label(str(alert.get('rule')))}<br>step {step}: {label(str(alert.get('message')))}"

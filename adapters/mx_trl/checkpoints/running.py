@@ -43,15 +43,18 @@ class RunOptions:
 
 @dataclass
 class Run:
-    """A run in progress: its files, the checkpoint that it goes on from, and whether its time was up."""
+    """A run in progress: its files, the checkpoint that it goes on from, and whether it was stopped early."""
 
     files: RunFiles
     resume: Path | None
     limit: TimeLimit | None
+    observers: list[TrainerCallback] = field(default_factory=list)
 
     @property
     def stopped(self) -> bool:
-        return self.limit is not None and self.limit.stopped
+        """Before its last step, with a checkpoint: by the clock, or by an alert."""
+        late = self.limit is not None and self.limit.stopped
+        return late or any(getattr(one, "stopped_by", None) is not None for one in self.observers)
 
 
 @contextmanager
@@ -86,7 +89,7 @@ def running(trainer: Any, stage: str, callback: MXCallback | None, options: RunO
         trainer.callback_handler.callbacks.insert(0, supplement)  # before all that read the log
         added.append(supplement)
     try:
-        yield Run(files, resume, limit)
+        yield Run(files, resume, limit, added)
     finally:
         args.output_dir = output_dir
         for one in added:

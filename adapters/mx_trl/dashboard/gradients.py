@@ -34,11 +34,11 @@ class GradientNorms:
     @contextmanager
     def watching(self, trainer: Any) -> Iterator[None]:
         """While the block lasts, every step of an optimiser that holds these parameters is seen."""
-        accelerator = getattr(trainer, "accelerator", None)
-        clip = getattr(accelerator, "clip_grad_norm_", None)
+        accelerator: Any = getattr(trainer, "accelerator", None)
+        clip: Any = getattr(accelerator, "clip_grad_norm_", None)
 
         def clip_and_remember(parameters: Any, max_norm: float, *args: Any, **kwargs: Any) -> Any:
-            norm = clip(parameters, max_norm, *args, **kwargs)  # type: ignore[misc]
+            norm = clip(parameters, max_norm, *args, **kwargs)
             self._factor = clip_factor(norm, max_norm)
             return norm
 

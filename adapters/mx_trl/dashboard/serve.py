@@ -38,7 +38,6 @@ def serve(folder: Path, port: int | None, poll_seconds: float = 1.0) -> None:
         trackio = _trackio(scratch)
         project = project_name(folder)
         feed = Feed(folder, lambda name: _begin(trackio, project, name), _levels(trackio))
-        feed.poll()
         port = _port(port)
         with _quiet():
             app, *_ = trackio.show(
@@ -48,7 +47,8 @@ def serve(folder: Path, port: int | None, poll_seconds: float = 1.0) -> None:
         _say(folder, project, port)
         with _terminable():
             while True:
-                feed.poll()
+                with _quiet():  # alerts are in the run's own log
+                    feed.poll()
                 time.sleep(poll_seconds)
     except (KeyboardInterrupt, _Terminated):
         with _quiet():

@@ -26,6 +26,14 @@ class CommonArguments:
     max_minutes: float | None = field(
         default=None, metadata={"help": "Stop after the step that ends later than this, with a checkpoint."}
     )
+    stability: bool = field(
+        default=False,
+        metadata={"help": "Record whether training is healthy; the built-in alert rules watch it."},
+    )
+    alerts: str | None = field(default=None, metadata={"help": "As --stability, by the alert rules of this YAML file."})
+    dashboard: bool = field(
+        default=False, metadata={"help": "As --stability, and show it live on this machine while training goes on."}
+    )
     profile: bool = field(
         default=False, metadata={"help": "Say where time and memory go; traces and a flame graph of a few steps."}
     )
