@@ -12,11 +12,10 @@ from typing import Any
 import ray
 
 from mx_plugin.errors import UnhitLayersError
-from mx_plugin.interfaces import Work
+from mx_plugin.formats.spec import FP16
 from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table
 from mx_plugin.ledger.folder import EXTRA_METRICS
 from mx_plugin.ledger.rows import ALL
-from mx_plugin.plugins import get_meter
 
 from .process import merged_rows
 from .provider import make_provider
@@ -55,9 +54,8 @@ class Gathering:
         self.rewards: list[float] = []
         self.rollout: dict[str, Any] = {}
         self._tokens = 0
+        self.ledger = Ledger([], list)
         config = spec.config
-        meter = get_meter("modelled", target=config.energy_target, table=config.energy_table)
-        self.ledger = Ledger([meter], self._rollout_work)
         described = make_provider(config).describe()
         self.folder = RunFolder(
             spec.output_dir,
@@ -157,30 +155,22 @@ class Gathering:
         """Count the tokens that vLLM processed for these samples, prompts once per sample."""
         self._tokens += sum(int(sample.attention_mask.sum()) for sample in samples)
 
-    def _rollout_work(self) -> list[Work]:
-        """Work of vLLM since the last step, from the tokens: rounded weights, unquantised activations.
+    def _rollout_rows(self, step: int) -> list[EnergyRow]:
+        """What vLLM multiplied since the last step, from the tokens: rounded weights, unquantised activations.
 
-        What vLLM shares between samples (prefix caching), its batching and its attention are not known here, so
-        bytes and attention MACs are left out.
+        Batching, attention and what samples share (prefix caching) are not known here: bytes and joules are unknown.
         """
-        if self.ledger.phase != "rollout" or not self._tokens:
-            return []
         tokens, self._tokens = self._tokens, 0
-        return [
-            Work("policy", fmt, "bfloat16", macs=tokens * macs) for fmt, macs in sorted(self._macs_by_format().items())
-        ]
+        by_format = sorted(self._macs_by_format().items()) if tokens else []
+        return [EnergyRow(step, "rollout", "policy", fmt, "bfloat16", macs=tokens * macs) for fmt, macs in by_format]
 
     def _macs_by_format(self) -> dict[str, int]:
         """MACs per token by format, as vLLM holds the weights."""
-        of_sibling = {
-            sibling: self.rollout["formats"][module]
-            for module, siblings in self.rollout.get("siblings", {}).items()
-            for sibling in siblings
-        }
+        held = held_formats(self.rollout) if self.rollout else {}
         total: dict[str, int] = {}
         for name, (_, macs) in self.policy_layers.items():
-            fmt = of_sibling.get(name, "FP16")
-            label = f"{fmt}/FP16+{WEIGHTS_ONLY}" if fmt != "FP16" else "FP16"
+            fmt = _weights_only(held.get(name, FP16))
+            label = fmt if fmt == FP16 else f"{fmt}+{WEIGHTS_ONLY}"
             total[label] = total.get(label, 0) + macs
         return total
 
@@ -190,9 +180,8 @@ class Gathering:
         """Book the step, write its metrics, and put ours into what OpenRLHF logs."""
         first = self.step == 0
         self.step = step
-        self._book_rollouts()
         rows = self.ledger.step_end(step)
-        self._book([*rows, *self._actors_rows(step)])
+        self._book([*rows, *self._rollout_rows(step), *self._actors_rows(step)])
         ours = {f"mx/{row.phase}/seconds": row.seconds for row in rows if row.seconds is not None}
         status.update(ours)
         numbers = {key: value for key, value in status.items() if isinstance(value, int | float)}
@@ -205,11 +194,6 @@ class Gathering:
         if first:
             self._check_hits()
             self._write_config()
-
-    def _book_rollouts(self) -> None:
-        """The tokens are known only after generation has ended: its window is opened once more, for no time."""
-        with self.phase("rollout"):
-            pass
 
     def _actors_rows(self, step: int) -> list[EnergyRow]:
         """What the actors executed, summed over ranks. Their own seconds, which overlap, are dropped."""
@@ -256,6 +240,7 @@ def config_record(
         name: [item for described in actors.values() for item in described[name]] for name in ("left_out", "unbooked")
     }
     vllm = {"engine": "vllm", "execution": WEIGHTS_ONLY, **rollout} if rollout else {}
+    _rollouts_as_executed(tables["formats"], rollout)
     return {
         "mx": spec.config.to_dict(),
         "provider": first["provider"],
@@ -271,3 +256,25 @@ def config_record(
         "recipe": {"module": spec.recipe, "flags": list(spec.flags), "added": list(spec.added_flags)},
         "versions": installed_versions(),
     }
+
+
+def _rollouts_as_executed(formats: dict[str, Any], rollout: Mapping[str, Any]) -> None:
+    """Only the policy rolls out, and with what vLLM holds: not with what was asked for."""
+    for role, phases in formats.items():
+        asked = phases.pop("rollout", {})
+        if role == "policy" and rollout:
+            held = held_formats(rollout)
+            phases["rollout"] = {layer: _weights_only(held.get(layer, FP16)) for layer in asked}
+
+
+def held_formats(rollout: Mapping[str, Any]) -> dict[str, str]:
+    """Layer of the plain model -> format of the module of vLLM that holds it."""
+    return {
+        sibling: rollout["formats"].get(module, FP16)
+        for module, siblings in rollout["siblings"].items()
+        for sibling in siblings
+    }
+
+
+def _weights_only(fmt: str) -> str:
+    return FP16 if fmt == FP16 else f"{fmt}/{FP16}"

@@ -30,6 +30,7 @@ VIOLATIONS = {
         "no adapter",
     ),
     "hardware by an adapter": ("adapters/mx_trl/stray.py", "import mx_cpu", "never import each other"),
+    "an adapter by an adapter": ("adapters/mx_openrlhf/stray.py", "import mx_trl", "never import each other"),
     "an adapter by hardware": ("hardware/mx_cpu/stray.py", "import mx_trl", "never import each other"),
     "safetensors outside its room": ("mx_plugin/ledger/stray.py", "import safetensors.torch", "safetensors"),
     "zeus outside its room": ("mx_plugin/ledger/stray.py", "import zeus.monitor", "zeus"),
