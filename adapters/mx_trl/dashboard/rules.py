@@ -52,7 +52,12 @@ class Rule:
     @property
     def condition(self) -> str:
         """Which of CONDITIONS it is."""
-        return next(name for name in CONDITIONS if getattr(self, name) not in (None, False))
+        return conditions_of(self)[0]
+
+
+def conditions_of(rule: Rule) -> list[str]:
+    """Which of CONDITIONS are set; a bound of 0 is one."""
+    return [name for name in CONDITIONS if getattr(rule, name) is not None and getattr(rule, name) is not False]
 
 
 def load_rules(path: str | Path | None = None) -> list[Rule]:
@@ -126,7 +131,7 @@ def _rule(entry: Any, where: str) -> tuple[str, Rule | None]:
 
 
 def _check_whole(rule: Rule, where: str) -> None:
-    given = [name for name in CONDITIONS if getattr(rule, name) not in (None, False)]
+    given = conditions_of(rule)
     if len(given) != 1:
         raise AlertError(
             f"{where}: give one condition of {', '.join(CONDITIONS)}; it has {', '.join(given) if given else 'none'}"
