@@ -58,6 +58,7 @@ def test_the_allow_list_acts_before_import_and_lets_the_core_in(site: Any) -> No
         "mx_cpu": "ok",
         "mx_trl": "disabled",
         "mx_fpga": "disabled",
+        "mx_openrlhf": "disabled",
         "wanted": "ok",
         "unwanted": "disabled",
     }
