@@ -18,7 +18,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard demo_fpga pipeline test test_slow test_full test_trl test_openrlhf sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_trl test_openrlhf sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -109,6 +109,9 @@ train_full: $(VENV)/.complete ## An experiment with D found on the way, three se
 tensorboard: $(VENV)/.complete ## Show the logs of all runs under runs/
 	$(VENV)/bin/tensorboard --logdir runs
 
+alerts_series: $(VENV)/.complete ## Train well and badly with many seeds and list which alerts come: docs/dashboard.md (about half an hour)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python docs/tables/alerts_series.py $(ARGS)
+
 pipeline: $(VENV)/.complete ## SFT, reward model and PPO in a row on a small random model (PIPELINE=FILE for another); files in runs/pipeline
 	$(VENV)/bin/mx-plugin pipeline $(PIPELINE) $(ARGS)
 
@@ -133,7 +136,7 @@ test_full: $(VENV)/.complete ## Run every test, the slow ones too
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
-	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints $(ARGS)
+	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard $(ARGS)
 
 test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX on the CPU: Ray, DeepSpeed, vLLM (about 20 minutes)
 	$(VENV_OPENRLHF)/bin/python $(PYTEST) tests/openrlhf/real $(ARGS)

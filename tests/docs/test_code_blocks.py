@@ -27,11 +27,15 @@ def test_python_blocks_run(code: str, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("code", blocks("yaml"))
-def test_yaml_blocks_are_valid_policies(code: str, tmp_path: Path) -> None:
+def test_yaml_blocks_are_valid_policies_or_alert_rules(code: str, tmp_path: Path) -> None:
     from mx_plugin import PrecisionPolicy
+    from mx_trl.dashboard.rules import load_rules
 
     path = tmp_path / "policy.yaml"
     path.write_text(code, encoding="utf-8")
+    if code.startswith("# alerts"):
+        assert load_rules(path)
+        return
     assert PrecisionPolicy.from_yaml(path).name
 
 
