@@ -64,10 +64,10 @@ def mx_actor(original: type[Any], role: str, spec: RunSpec) -> type[Any]:
             return self.mx.describe()
 
         def mx_layers(self) -> dict[str, tuple[str, int]]:
-            """Layer -> (formats in rollout, MACs per token)."""
+            """Layer -> (format of its weights in rollout, MACs per token)."""
             engine = self.mx.engine
             return {
-                layer.name: (str(engine.formats(layer, "rollout").forward.pair), layer.in_features * layer.out_features)
+                layer.name: (engine.formats(layer, "rollout").weights, layer.in_features * layer.out_features)
                 for layer in engine.layers
             }
 

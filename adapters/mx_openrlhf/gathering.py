@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from mx_plugin.errors import UnhitLayersError
-from mx_plugin.formats.spec import FP16
+from mx_plugin.formats.spec import FP16, is_unquantised
 from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table
 from mx_plugin.ledger.folder import EXTRA_METRICS
 from mx_plugin.ledger.rows import ALL
@@ -143,7 +143,7 @@ class Gathering:
             UnhitLayersError: vLLM knows a layer by another name, or as another kind of module.
         """
         held = {name for siblings in self.rollout.get("siblings", {}).values() for name in siblings}
-        quantised = [name for name, (pair, _) in self.policy_layers.items() if pair.startswith("MX")]
+        quantised = [name for name, (fmt, _) in self.policy_layers.items() if not is_unquantised(fmt)]
         lost = [name for name in quantised if name not in held]
         if lost and self.engines:
             raise UnhitLayersError(

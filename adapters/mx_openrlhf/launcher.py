@@ -14,6 +14,7 @@ from . import recipe as recipes
 from .arguments import Launch, parse
 from .errors import LaunchError
 from .import_patch import ImportPatcher, Patch
+from .provider import make_provider
 from .run_spec import RunSpec
 from .versions import installed_release
 
@@ -30,6 +31,9 @@ def main(words: Sequence[str]) -> int:
         recipes.refuse(launch.recipe)
         release = installed_release()
         added = recipes.correction_flags(launch.config, launch.recipe, release) if _is_ppo(launch) else ()
+        spec = run_spec(launch, added)
+        make_provider(spec.config)
+        _make_folder(spec.output_dir)
     except MXError as error:
         print(f"mx_openrlhf: {error}", file=sys.stderr)
         return 2
@@ -37,20 +41,19 @@ def main(words: Sequence[str]) -> int:
         print(
             f"mx_openrlhf: importance correction is on: {' '.join(added)} (--mx.rollout_correction off leaves it out)"
         )
-    run(launch, added)
+    run(launch, spec)
     return 0
 
 
-def run(launch: Launch, added: Sequence[str]) -> None:
+def run(launch: Launch, spec: RunSpec) -> None:
     """Patch what the recipe imports, and run it in this process as ``__main__``.
 
     Raises:
         LaunchError: the recipe did not import what was to be patched.
     """
-    spec = run_spec(launch, added)
     patcher = ImportPatcher(patches_of(launch, spec)).install()
     arguments = sys.argv
-    sys.argv = [launch.module, *launch.recipe, *added]
+    sys.argv = [launch.module, *spec.flags, *spec.added_flags]
     try:
         runpy.run_module(launch.module, run_name="__main__", alter_sys=True)
     finally:
@@ -75,6 +78,14 @@ def run_spec(launch: Launch, added: Sequence[str]) -> RunSpec:
         flags=launch.recipe,
         added_flags=tuple(added),
     )
+
+
+def _make_folder(folder: str) -> None:
+    """Before anything is loaded: a run whose files cannot be written is none."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LaunchError(f"--mx.output_dir {folder} cannot be made: {error}; choose another") from error
 
 
 def patches_of(launch: Launch, spec: RunSpec) -> dict[str, Patch]:

@@ -13,6 +13,7 @@ from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
 from mx_plugin.config import MXConfig
 from mx_plugin.formats.cast import fake_quantize_
+from mx_plugin.formats.spec import get_format
 
 from .provider import make_provider
 from .rollout_formats import FusedLayer, Rounding, rollout_rounding, sibling_names
@@ -78,10 +79,11 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
                 "neither be synced nor rounded in place"
             )
         ranks = getattr(module, "tp_size", 1)
-        if ranks > 1 and type(module).__name__.startswith("Row") and module.weight.shape[1] % 32:
+        block = get_format(self.mx_rounding[name].format).block_size
+        if ranks > 1 and type(module).__name__.startswith("Row") and module.weight.shape[1] % block:
             raise RuntimeError(
                 f"tensor parallelism cuts {name} into {ranks} parts of {module.weight.shape[1]} inputs, not a multiple "
-                "of the block size 32: use a smaller --vllm.tensor_parallel_size"
+                f"of the block size {block}: use a smaller --vllm.tensor_parallel_size"
             )
 
     def mx_report(self) -> dict[str, Any]:

@@ -53,8 +53,8 @@ class Run:
         return found
 
 
-def run_recipe(recipe: str, folder: Path, flags: list[str], policy: str | None, *, limit: float = 900) -> Run:
-    """Run a recipe in a process group of its own; ``policy`` None leaves the launcher out."""
+def command_line(recipe: str, folder: Path, flags: list[str], policy: str | None) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a recipe; ``policy`` None leaves the launcher out. Makes the folder."""
     folder.mkdir(parents=True)
     (folder / "vllm").mkdir()
     module = f"openrlhf.cli.{recipe}"
@@ -63,10 +63,16 @@ def run_recipe(recipe: str, folder: Path, flags: list[str], policy: str | None, 
     command += ["--ckpt.output_dir", str(folder / "model"), "--ckpt.path", str(folder / "checkpoints")]
     paths = [str(STAND_INS), *filter(None, [os.environ.get("PYTHONPATH")])]
     more = {"PYTHONPATH": os.pathsep.join(paths), "MX_TEST_VLLM_WEIGHTS": str(folder / "vllm")}
+    return command, {**os.environ, **ENVIRONMENT, **more}
+
+
+def run_recipe(recipe: str, folder: Path, flags: list[str], policy: str | None, *, limit: float = 900) -> Run:
+    """Run a recipe to its end, in a process group of its own."""
+    command, environment = command_line(recipe, folder, flags, policy)
     log = folder / "output.txt"
     with log.open("w") as out:
         ran = subprocess.run(
-            command, cwd=folder, env={**os.environ, **ENVIRONMENT, **more}, stdout=out, stderr=subprocess.STDOUT,
-            timeout=limit, check=False, start_new_session=True,
+            command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT, timeout=limit, check=False,
+            start_new_session=True,
         )  # fmt: skip
     return Run(folder, ran.returncode, log.read_text(errors="replace"))

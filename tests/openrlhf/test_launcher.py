@@ -155,7 +155,7 @@ def stand_in(tmp_path: Path) -> Path:
 def launched(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     code = f"import sys; sys.path.insert(0, {str(folder)!r}); sys.argv[0] = 'x'\n"
     code += "from mx_openrlhf.launcher import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    return subprocess.run([sys.executable, "-c", code, *words], cwd=folder, capture_output=True, text=True, check=False)
 
 
 def test_a_recipe_runs_as_main_with_its_own_words_and_a_patched_trainer(stand_in: Path) -> None:
@@ -179,6 +179,19 @@ def test_a_recipe_that_imports_nothing_of_ours_ends_with_an_error(stand_in: Path
     (stand_in / "openrlhf/cli/train_sft.py").write_text("")
     ran = launched(stand_in, "openrlhf.cli.train_sft")
     assert ran.returncode != 0 and "never imported openrlhf.trainer.sft_trainer" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(("--mx.policy", "Z"), "Z"), (("--mx.output_dir", "/dev/null/here"), "cannot be made")],
+    ids=["policy", "folder"],
+)
+def test_what_would_fail_in_an_actor_fails_before_anything_is_loaded(
+    stand_in: Path, words: tuple[str, str], says: str
+) -> None:
+    ran = launched(stand_in, *words, "openrlhf.cli.train_sft", str(stand_in / "seen.json"))
+    assert ran.returncode == 2 and says in ran.stderr
+    assert not (stand_in / "seen.json").exists()
 
 
 def test_the_version_guard_stops_the_launch(stand_in: Path) -> None:
