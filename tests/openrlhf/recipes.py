@@ -18,7 +18,7 @@ PPO = (
     "--actor.num_nodes 1 --actor.num_gpus_per_node 1 --ref.num_nodes 1 --ref.num_gpus_per_node 1 --critic.num_nodes 1 "
     "--critic.num_gpus_per_node 1 --reward.num_nodes 1 --reward.num_gpus_per_node 1 --vllm.num_engines 1 "
     "--vllm.tensor_parallel_size 1 --vllm.enforce_eager --vllm.sync_backend gloo --vllm.gpu_memory_utilization 0.1 "
-    "--rollout.batch_size 2 --rollout.n_samples_per_prompt 2 --rollout.micro_batch_size 2 --data.max_samples 4 "
+    "--rollout.batch_size 1 --rollout.n_samples_per_prompt 4 --rollout.micro_batch_size 2 --data.max_samples 3 "
     "--rollout.max_new_tokens 8 --actor.adam.lr 1e-3 --critic.adam.lr 1e-3 --algo.kl.init_coef 0.05 "
     "--train.num_episodes 1 --data.input_key input --data.label_key label"
 )

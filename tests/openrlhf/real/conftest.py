@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -11,9 +12,6 @@ import pytest
 
 from tests.openrlhf.recipes import PPO, Run, run_recipe
 from tests.openrlhf.tiny import tiny_model, write_data
-
-# A pickle of Python's own on a machine under load: the recipes' own limit is what ends a hang.
-TIMEOUT = 1200
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +33,8 @@ def data(folder: Path) -> dict[str, Path]:
 def _no_ray_is_left() -> Iterator[None]:
     """The driver ends its own Ray; a recipe that was killed leaves it, and the next would join it."""
     yield
-    subprocess.run(["ray", "stop", "--force"], capture_output=True, check=False)
+    ray = Path(sys.executable).with_name("ray")
+    subprocess.run([str(ray), "stop", "--force"], capture_output=True, check=False)
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +47,7 @@ def ppo(folder: Path, model: Path, data: dict[str, Path]) -> Callable[..., Run]:
         flags += ["--algo.advantage.estimator", estimator]
         if estimator == "gae":
             flags += ["--reward.model_name_or_path", str(model), "--critic.model_name_or_path", str(model)]
-            # One token has all the probability: what is sampled does not hang on the order of requests.
+            # One token has all the probability, so that what is sampled is the same in every run.
             flags += ["--rollout.top_p", "0.000001"]
         else:
             flags += ["--reward.remote_url", str(data["reward"])]

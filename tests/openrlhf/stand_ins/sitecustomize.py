@@ -21,6 +21,8 @@ def torch_without_cuda(torch: Any) -> None:
         # One function each: torch's compiler refuses one that stands in two places.
         setattr(torch.cuda, name, lambda *_, **__: None)
     torch.cuda.current_device = lambda: torch.device("cpu")
+    # OpenRLHF's PPOTrainer draws the order of prompts from a generator that nobody seeded: no two runs are alike.
+    torch.manual_seed(0)
 
 
 def mesh_on_cpu(module: Any) -> None:
