@@ -25,12 +25,12 @@ class _Kept:
     layer: str
 
     def now(self) -> torch.Tensor:
-        flat = self.parameter.detach().reshape(-1)
+        flat = held_here(self.parameter.detach()).reshape(-1)
         return (flat if self.indices is None else flat[self.indices]).float()
 
     @property
     def share(self) -> float:
-        return self.parameter.numel() / max(self.start.numel(), 1)
+        return held_here(self.parameter.detach()).numel() / max(self.start.numel(), 1)
 
 
 class Drift:
@@ -82,11 +82,18 @@ def layer_of(name: str) -> str:
     return block.group(1) if block else name.rpartition(".")[0] or name
 
 
+def held_here(tensor: torch.Tensor) -> torch.Tensor:
+    """The part of a sharded tensor that this process holds; any other tensor itself."""
+    to_local = getattr(tensor, "to_local", None)
+    found: torch.Tensor = tensor if to_local is None else to_local()
+    return found
+
+
 def _keep(parameter: nn.Parameter, name: str, seed: int) -> _Kept:
-    indices = None
-    if parameter.numel() > SAMPLE:
+    indices, size = None, held_here(parameter.detach()).numel()
+    if size > SAMPLE:
         generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
-        indices = torch.randint(parameter.numel(), (SAMPLE,), generator=generator).to(parameter.device)
+        indices = torch.randint(size, (SAMPLE,), generator=generator).to(parameter.device)
     kept = _Kept(parameter, indices, torch.empty(0), layer_of(name))
     kept.start = kept.now().clone()
     return kept

@@ -94,6 +94,11 @@ class Feed:
     _runs: dict[Path, _Followed] = field(default_factory=dict)
     _begun: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def begun(self) -> bool:
+        """Whether any run has been begun in Trackio."""
+        return bool(self._begun)
+
     def poll(self) -> int:
         """Hand over what is new; returns how many records and alerts that were."""
         for folder, source in find_runs(self.folder):

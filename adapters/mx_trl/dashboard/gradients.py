@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from .drift import held_here
+
 
 class GradientNorms:
     """The largest norm of each role's gradients since they were last asked for, over the optimiser's steps.
@@ -62,7 +64,7 @@ class GradientNorms:
             return
         factor, self._factor = float(self._factor), 1.0
         for role, parameters in self._parameters.items():
-            gradients = [p.grad for p in parameters if p.grad is not None]
+            gradients = [held_here(p.grad) for p in parameters if p.grad is not None]
             if gradients:
                 norm = float(total_norm(gradients)) / factor if factor else float("nan")
                 before = self._largest.get(role)

@@ -35,26 +35,31 @@ def serve(folder: Path, port: int | None, poll_seconds: float = 1.0) -> None:
     """
     scratch = Path(tempfile.mkdtemp(prefix="mx-dashboard-"))
     try:
-        trackio = _trackio(scratch)
-        project = project_name(folder)
-        feed = Feed(folder, lambda name: _begin(trackio, project, name), _levels(trackio))
-        port = _port(port)
-        with _quiet():
-            app, *_ = trackio.show(
-                project, open_browser=False, block_thread=False, host=HOST, share=False, server_port=port,
-                mcp_server=False,
-            )  # fmt: skip
-        _say(folder, project, port)
-        with _terminable():
+        with _until_terminated(), contextlib.ExitStack() as stack:
+            trackio = _trackio(scratch)
+            project = project_name(folder)
+            port = _port(port)
+            feed = Feed(folder, lambda name: _begin(trackio, project, name), _levels(trackio))
+            with _quiet():
+                app, *_ = trackio.show(
+                    project, open_browser=False, block_thread=False, host=HOST, share=False, server_port=port,
+                    mcp_server=False,
+                )  # fmt: skip
+            stack.callback(_close, app, trackio, feed)
+            _say(folder, project, port)
             while True:
                 with _quiet():  # alerts are in the run's own log
                     feed.poll()
                 time.sleep(poll_seconds)
-    except (KeyboardInterrupt, _Terminated):
-        with _quiet():
-            app.close(verbose=False)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _close(app: Any, trackio: Any, feed: Feed) -> None:
+    with _quiet(), contextlib.suppress(Exception):  # a page that is going away has nobody to complain to
+        if feed.begun:
+            trackio.finish()
+        app.close(verbose=False)
 
 
 def project_name(folder: Path) -> str:
@@ -63,18 +68,22 @@ def project_name(folder: Path) -> str:
     return name or "runs"
 
 
-class _Terminated(Exception):
+class _Terminated(BaseException):  # which no library takes for an error of its own
     pass
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
+def _until_terminated() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the block, and are no error."""
+
     def end(number: int, frame: Any) -> None:
         raise _Terminated
 
     before = signal.signal(signal.SIGTERM, end)
     try:
         yield
+    except (KeyboardInterrupt, _Terminated):
+        pass
     finally:
         signal.signal(signal.SIGTERM, before)
 
