@@ -18,7 +18,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_trl test_openrlhf sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_trl test_openrlhf memory_validate sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -136,10 +136,13 @@ test_full: $(VENV)/.complete ## Run every test, the slow ones too
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
-	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard $(ARGS)
+	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard tests/memory $(ARGS)
 
 test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX on the CPU: Ray, DeepSpeed, vLLM (about 20 minutes)
 	$(VENV_OPENRLHF)/bin/python $(PYTEST) tests/openrlhf/real $(ARGS)
+
+memory_validate: $(VENV)/.complete ## Train six runs in fresh processes beside their planned memory, and write the table of docs/memory.md (7 GB)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python docs/tables/memory.py $(ARGS)
 
 sanitize: $(VENV)/.complete ## Run the kernels' tests on a build with AddressSanitizer and UBSan
 	$(VENV)/bin/python .ci/sanitize.py $(ARGS)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..errors import StageError
+from ..versions import installed_versions
+from .grpo import grpo
 from .persistent import released_terms
 from .ppo import NOTES as PPO_NOTES
 from .ppo import ppo
@@ -13,7 +14,7 @@ from .roles import RoleMemory, roles_of
 from .supervised import dpo, reward, sft
 from .terms import Plan
 
-_STAGES = {"ppo": ppo, "sft": sft, "dpo": dpo, "reward": reward}
+_STAGES = {"ppo": ppo, "grpo": grpo, "sft": sft, "dpo": dpo, "reward": reward}
 _NOTES = {"ppo": PPO_NOTES}
 
 
@@ -27,13 +28,15 @@ def plan(request: Request, roles: Mapping[str, RoleMemory] | None = None) -> Pla
         StageError: models or sizes that do not fit.
         PolicyError: no such precision policy.
     """
-    stage = _STAGES.get(request.stage)
-    if stage is None:
-        raise StageError(
-            f"--stage {request.stage}: the planner has no formula for it yet; {', '.join(_STAGES)} have one"
-        )
     found = roles_of(request) if roles is None else roles
-    persistent, instants = stage(request, found)
-    return Plan(
-        tuple(persistent), tuple(instants), _NOTES.get(request.stage, ()), tuple(released_terms(request, found))
-    )
+    persistent, instants = _STAGES[request.stage](request, found)
+    notes = (*_NOTES.get(request.stage, ()), *_missing(request.stage))
+    return Plan(tuple(persistent), tuple(instants), notes, tuple(released_terms(request, found)))
+
+
+def _missing(stage: str) -> tuple[str, ...]:
+    """What to know where this trl has no such trainer: the plan is of one that has."""
+    trl = installed_versions(["trl"]).get("trl")
+    if stage != "ppo" or trl is None or tuple(int(part) for part in trl.split(".")[:2]) < (1, 13):
+        return ()
+    return (f"trl {trl} has no PPOTrainer: this is the plan of trl 1.12, the last that has (mx-plugin[ppo])",)

@@ -148,7 +148,7 @@ def _output(request: Request, forward: Pass, freed: bool) -> tuple[Term, ...]:
     if request.gradient_checkpointing:
         hidden = forward.hidden_states() if freed else forward.hidden()
         return (Term("hidden states", "policy", hidden),)
-    apart = forward.element != FLOAT32 or bool(forward.lora_r)  # autograd saves float32 copies, not the states
+    apart = forward.element != FLOAT32  # autograd saves float32 copies, not the states
     hidden = forward.hidden_states() if freed or apart else 0
     repeated = forward.masked and forward.shape.grouped
     cache = forward.cache() if freed or repeated else 0

@@ -19,11 +19,12 @@ ENTROPY_CHUNK = 128
 Found = tuple[list[Term], list[Instant]]
 
 
-def _persistent(request: Request, roles: Mapping[str, RoleMemory]) -> list[Term]:
+def persistent(request: Request, roles: Mapping[str, RoleMemory]) -> list[Term]:
+    """Weights, packed copies and the runtime's own memory."""
     return [*weight_terms(request, roles), *packed_terms(roles), runtime_term(request)]
 
 
-def _backward(request: Request, roles: Mapping[str, RoleMemory], role: str, forward: Pass, held: int) -> list[Instant]:
+def backward(request: Request, roles: Mapping[str, RoleMemory], role: str, forward: Pass, held: int) -> list[Instant]:
     """The instants after the loss: the first layer of backward, its end, and the optimiser's step.
 
     ``held``: bytes of logits that live through backward.
@@ -80,7 +81,7 @@ def sft(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
             (*kept, Term("logits", "policy", 3 * table + converted), Term("gradients", "policy", gradient)),
         ),
     ]
-    return _persistent(request, roles), instants + _backward(request, roles, "policy", forward, 0)
+    return persistent(request, roles), instants + backward(request, roles, "policy", forward, 0)
 
 
 def reward(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
@@ -90,7 +91,7 @@ def reward(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
         memory.shape, 2 * request.batch, request.length, request.element, request.padded, cached=False,
         lora_r=request.lora_r,
     )  # fmt: skip
-    return _persistent(request, roles), _backward(request, roles, "reward", forward, 0)
+    return persistent(request, roles), backward(request, roles, "reward", forward, 0)
 
 
 def dpo(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
@@ -122,4 +123,4 @@ def dpo(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
         ),
         Instant("backward of the loss reaches the logits", "gradient", (*kept, Term("logits", "policy", 3 * table))),
     ]
-    return _persistent(request, roles), instants + _backward(request, roles, "policy", forward, table)
+    return persistent(request, roles), instants + backward(request, roles, "policy", forward, table)

@@ -152,8 +152,12 @@ def _grpo(request: Request, folder: Path, steps: int, callbacks: list[Any]) -> A
         reward: Any = _length_reward
     else:
         reward = _scorer(request, request.reward_model).requires_grad_(False)
+    policy = _policy(request)
+    if request.beta and not request.lora_r:  # TRL reads the reference from where the policy came from
+        policy.save_pretrained(folder / "policy")
+        policy.config._name_or_path = str(folder / "policy")
     return trainer(
-        model=_policy(request),
+        model=policy,
         reward_funcs=[reward],
         reward_processing_classes=[None if callable(reward) and not hasattr(reward, "config") else kind],
         args=_arguments(
