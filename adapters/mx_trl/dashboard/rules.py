@@ -112,7 +112,10 @@ def _rule(entry: Any, where: str) -> tuple[str, Rule | None]:
         raise AlertError(f"{where}: a rule is a mapping with a name, not {entry!r}")
     given = dict(entry)
     where = f"{where} ({given['name']})"
-    if given.pop("enabled", True) is False:
+    enabled = given.pop("enabled", True)
+    if not isinstance(enabled, bool):
+        raise AlertError(f"{where}: enabled is {enabled!r}; write true or false")
+    if not enabled:
         if set(given) != {"name"}:
             raise AlertError(f"{where}: enabled: false switches a built-in rule off; leave its other keys out")
         return given["name"], None
@@ -123,6 +126,8 @@ def _rule(entry: Any, where: str) -> tuple[str, Rule | None]:
     if not isinstance(given.get("metric"), str):
         raise AlertError(f"{where}: metric is {given.get('metric')!r}; name a column of stability.jsonl, * allowed")
     actions = given.get("action", ("log", "mark"))
+    if not isinstance(actions, str | list | tuple):
+        raise AlertError(f"{where}: action is {actions!r}; write one of {', '.join(ACTIONS)}, or a list of them")
     given["action"] = tuple([actions] if isinstance(actions, str) else actions)
     rule = Rule(**{key: _checked(key, value, where) for key, value in given.items()})
     _check_whole(rule, where)
