@@ -16,6 +16,7 @@ from ..experiments.plan import Plan
 from ..ledger.rows import EnergyRow
 
 CONFIG, ENERGY, METRICS = "config.json", "energy.csv", "metrics.csv"
+PROFILE = Path("profile") / "profile.json"
 STABILITY, ALERTS = "stability.jsonl", "alerts.jsonl"
 
 
@@ -23,7 +24,8 @@ STABILITY, ALERTS = "stability.jsonl", "alerts.jsonl"
 class RunData:
     """One training run as its files tell. ``metrics``: column -> (step, value) where known; ``done``: done.json.
 
-    ``stability`` is like ``metrics``, of stability.jsonl; ``alerts`` the records of alerts.jsonl.
+    ``stability`` is like ``metrics``, of stability.jsonl; ``alerts`` the records of alerts.jsonl; ``profile`` is
+    profile/profile.json.
     """
 
     name: str
@@ -37,6 +39,7 @@ class RunData:
     evaluation: dict[str, Any] = field(default_factory=dict)
     stability: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     alerts: list[dict[str, Any]] = field(default_factory=list)
+    profile: dict[str, Any] = field(default_factory=dict)
 
     @property
     def seconds(self) -> float | None:
@@ -82,7 +85,7 @@ def collect(path: str | Path) -> ReportData:
     troubles: list[str] = []
     if (folder / "plan.json").is_file():
         data = _results(folder, troubles)
-    elif (folder / ENERGY).is_file() or ((folder / CONFIG).is_file() and not any(folder.glob(f"policy_*/{CONFIG}"))):
+    elif (folder / ENERGY).is_file() or (_holds_a_run(folder) and not any(folder.glob(f"policy_*/{CONFIG}"))):
         run = _run(_policy_name(folder), 0, folder, troubles)
         data = ReportData(f"Run {run.name}", folder, [run], troubles=troubles)
     else:
@@ -98,6 +101,11 @@ def collect(path: str | Path) -> ReportData:
             "give the folder that mx-plugin experiment or a run wrote"
         )
     return data
+
+
+def _holds_a_run(folder: Path) -> bool:
+    """A run without MX has no energy.csv: its stage wrote config.json, or observers wrote their files."""
+    return any((folder / name).is_file() for name in (CONFIG, PROFILE))
 
 
 def _results(folder: Path, troubles: list[str]) -> ReportData:
@@ -138,6 +146,12 @@ def _policy_name(folder: Path) -> str:
 
 def _run(name: str, seed: int, path: Path, troubles: list[str]) -> RunData:
     run = RunData(name, seed, path)
+    run.profile = _json(path / PROFILE, troubles) if (path / PROFILE).exists() else {}
+    if run.profile and not (path / ENERGY).exists():
+        # A run without MX: it has no books, and other files only where a stage wrote them.
+        run.config = _json(path / CONFIG, [])
+        _read_stability(run, troubles)
+        return run
     run.config = _json(path / CONFIG, troubles)
     run.done = _json(path / DONE, [])
     run.evaluation = _json(path / "evaluation.json", [] if not (path / "evaluation.json").exists() else troubles)

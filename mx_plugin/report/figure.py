@@ -21,13 +21,15 @@ class Figure:
 
     @property
     def points(self) -> int:
-        """Marks with a finite position, or cells of a map; invisible helpers count too."""
+        """Marks with a finite position, cells of a heat-map or of a treemap; invisible helpers count too."""
         return sum(_points(trace) for trace in self.data)
 
 
 def _points(trace: dict[str, Any]) -> int:
     if trace.get("type") == "heatmap":
         return sum(len(row) for row in trace["z"])
+    if trace.get("type") == "treemap":
+        return len(trace["labels"])
     values = trace.get("x" if trace.get("orientation") == "h" else "y", ())
     return sum(v is not None and (isinstance(v, str) or math.isfinite(v)) for v in values)
 

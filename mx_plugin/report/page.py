@@ -15,6 +15,7 @@ from .figure import Figure
 from .format_map import format_maps, formats_used
 from .pareto import pareto_figures
 from .phases import phase_figures
+from .profile import profile_figures
 from .quality import quality
 from .stability import alert_table, stability_figures
 from .tables import cost_table, environment, verdict_section
@@ -36,7 +37,7 @@ def page(data: ReportData) -> str:
     maps, curves = format_maps(data), curve_figures(data, colours)
     costs = pareto_figures(data, quality(data), colours)
     phases = phase_figures(data)
-    health = stability_figures(data, colours)
+    health, profile = stability_figures(data, colours), profile_figures(data)
     sections: list[tuple[str, str, str]] = []
     if data.comparison is not None:
         sections.append(("verdicts", "Verdicts", verdict_section(data.comparison)))
@@ -51,12 +52,14 @@ def page(data: ReportData) -> str:
     if phases:
         shades = {phase: phase_colour(phase) for phase in ("rollout", "reward", "gradient", "other")}
         sections.append(("phases", "Time, energy and bytes by phase", _chips(shades) + _grid(phases)))
+    if profile:
+        sections.append(("profile", "Where the time went", _grid(profile, "wide")))
     if curves:
         sections.append(("curves", "Training", _chips(colours) + _grid(curves)))
     if health:
         sections.append(_stability_section(data, colours, health))
     sections.append(("environment", "Environment and commands", environment(data)))
-    figures = [*costs, *maps, *phases, *curves, *health]
+    figures = [*costs, *maps, *phases, *profile, *curves, *health]
     return _html(data, sections, figures)
 
 

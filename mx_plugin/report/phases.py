@@ -54,7 +54,7 @@ def _figure(
 ) -> Figure:  # fmt: skip
     groups = data.by_name()
     sums = {name: _mean_by_phase(runs, value) for name, runs in groups.items()}
-    phases = sorted({phase for each in sums.values() for phase in each}, key=_place)
+    phases = sorted({phase for each in sums.values() for phase in each}, key=place)
     names = [name for name, each in sums.items() if each]
     traces = [_bars(phase, names, sums, unit, estimated) for phase in phases]
     bounded = {name: cost for name, cost in (ranges or {}).items() if cost.low < cost.high}
@@ -62,9 +62,9 @@ def _figure(
         traces.append(_range(bounded))
     several = any(len(runs) > 1 for runs in groups.values())
     words = f"{note} {'The mean of the seeds.' if several else ''}".strip()
-    place = axis("", type="category", autorange="reversed", ticktext=[label(_short(n)) for n in names],
+    upright = axis("", type="category", autorange="reversed", ticktext=[label(_short(n)) for n in names],
                  tickvals=[label(n) for n in names], showgrid=False)  # fmt: skip
-    lying = layout(axis(unit, rangemode="tozero"), place, barmode="stack", bargap=0.35)
+    lying = layout(axis(unit, rangemode="tozero"), upright, barmode="stack", bargap=0.35)
     return Figure(key, title, traces, lying, words, 90 + 32 * len(names))
 
 
@@ -78,7 +78,8 @@ def _mean_by_phase(runs: list[RunData], value: Value) -> dict[str, float]:
     return totals
 
 
-def _place(phase: str) -> tuple[bool, int, str]:
+def place(phase: str) -> tuple[bool, int, str]:
+    """The order of phases; those of evaluations come last."""
     inner = phase.rpartition("/")[2]
     return (phase != inner, _ORDER.index(inner) if inner in _ORDER else len(_ORDER), phase)
 
