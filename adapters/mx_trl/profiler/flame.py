@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,12 @@ if TYPE_CHECKING:
     from pyinstrument import Profiler
 
 HTML, SPEEDSCOPE = "flame.html", "flame.speedscope.json"
+
+_OUTSIDE = re.compile(r"<link\b[^>]*\bhref=[\"']https?://[^>]*>")
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
+"""The page loads nothing: pyinstrument's asks for fonts, where the reader's own do."""
 
 
 def need_pyinstrument() -> None:
@@ -68,6 +75,8 @@ class Flame:
 
         if self._session is None or not self._session.frame_records:
             return []
-        for name, renderer in ((HTML, HTMLRenderer()), (SPEEDSCOPE, SpeedscopeRenderer())):
-            (folder / name).write_text(renderer.render(self._session), encoding="utf-8")
+        page = _OUTSIDE.sub("", HTMLRenderer().render(self._session))
+        page = page.replace("<head>", f'<head>\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">', 1)
+        (folder / HTML).write_text(page, encoding="utf-8")
+        (folder / SPEEDSCOPE).write_text(SpeedscopeRenderer().render(self._session), encoding="utf-8")
         return [HTML, SPEEDSCOPE]

@@ -157,8 +157,17 @@ class ProfiledRun:
             self._window.begin()
 
     def _make_window(self, folder: ProfileFolder, layers: LayerTimer, first_step: int) -> Window:
-        trace = self.callback.trace
-        return Window(folder, self._clock, layers, self._flame, first_step=first_step, cuda=self.cuda, trace=trace)
+        args = self.trainer.args
+        return Window(
+            folder,
+            self._clock,
+            layers,
+            self._flame,
+            first_step=first_step,
+            cuda=self.cuda,
+            trace=self.callback.trace,
+            process=f"rank {args.process_index}" if args.world_size > 1 else "",
+        )
 
     def _close_window(self, last_step: int, complete: bool) -> None:
         window, self._window = self._window, None
