@@ -209,9 +209,10 @@ def _need_to_load(what: str, framework: str = "transformers") -> None:
 
 @hookimpl
 def mx_register_benches(register: RegisterBench) -> None:
-    """What needs a framework: whole generations and whole PPO steps."""
+    """What needs a framework: whole generations, whole PPO steps, and steps beside the profiler."""
     register("decode", _decode, _add_decode_arguments, summary="generate under policy C, in tokens a second")
     register("step", _step, _add_step_arguments, summary="a whole PPO step against plain TRL")
+    register("profiler", _profiler, _add_profiler_arguments, summary="what --profile costs outside its windows")
 
 
 def _add_decode_arguments(parser: argparse.ArgumentParser) -> None:
@@ -236,6 +237,20 @@ def _step(bench: Bench) -> Iterator[Row]:
     from .bench.step import step_rows
 
     return step_rows(bench)
+
+
+def _add_profiler_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--profiler-rounds", type=int, default=10, help="profiler: rounds of eight measured steps each (default: 10)"
+    )
+
+
+def _profiler(bench: Bench) -> Iterator[Row]:
+    _need("transformers")
+    _need("trl")
+    from .bench.profiler import profiler_rows
+
+    return profiler_rows(bench)
 
 
 def _need(framework: str) -> None:

@@ -1,1 +1,1 @@
-"""Benches that need a framework: ``decode`` (transformers' generate) and ``step`` (TRL's PPOTrainer)."""
+"""Benches that need a framework: ``decode`` (transformers' generate), ``step`` (TRL's PPOTrainer) and ``profiler``."""
