@@ -58,9 +58,12 @@ class PhaseTracker:
             self._evaluating -= 1
             self._settle()
 
-    def subscribe(self, listener: Listener) -> None:
-        """Tell ``listener`` each phase that is entered, after those who subscribed before it."""
-        self._listeners.append(listener)
+    def subscribe(self, listener: Listener, *, first: bool = False) -> None:
+        """Tell ``listener`` each phase that is entered, after those who subscribed before it.
+
+        ``first``: before them, for one that takes the time: what the others do at the entry belongs to the new phase.
+        """
+        self._listeners.insert(0 if first else len(self._listeners), listener)
 
     def unsubscribe(self, listener: Listener) -> None:
         """Stop telling ``listener``; the last one to leave puts the tracker back to rest."""

@@ -100,3 +100,13 @@ def test_after_rest_the_next_call_enters_again() -> None:
     assert tracker.grad is None
     tracker.saw_forward(True)
     assert seen == ["gradient", "other", "gradient"]
+
+
+def test_one_that_takes_the_time_may_be_told_before_those_who_work_at_the_entry() -> None:
+    tracker = PhaseTracker()
+    told: list[str] = []
+    tracker.subscribe(lambda phase: told.append(f"engine {phase}"))
+    tracker.subscribe(lambda phase: told.append(f"clock {phase}"), first=True)
+    with tracker.pushed("rollout"):
+        pass
+    assert told == ["clock rollout", "engine rollout", "clock other", "engine other"]

@@ -55,7 +55,7 @@ class PhaseClock:
         """Step ``step`` begins (the first is 1), and what is going on is ``other``."""
         self._step = step
         self._ledger.start(OTHER)
-        TRACKER.subscribe(self.entered)
+        TRACKER.subscribe(self.entered, first=True)
 
     def rebase(self, step: int) -> None:
         """The step in progress is ``step``: a checkpoint was taken up."""
