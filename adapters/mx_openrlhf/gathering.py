@@ -67,7 +67,7 @@ class Gathering:
 
     def __enter__(self) -> Gathering:
         self.policy_layers: dict[str, tuple[str, int]] = self._ask_one("policy", "mx_layers")
-        self.check_rollout_weights()
+        self.check_rollout_weights("mx_report_of_loading")
         self._check_names()
         self._write_config()
         self._phases_of_trainer()
@@ -119,13 +119,13 @@ class Gathering:
 
     # ------------------------------------------------------------------ rollouts
 
-    def check_rollout_weights(self) -> None:
+    def check_rollout_weights(self, report_of: str = "mx_report") -> None:
         """Ask every vLLM worker whether all its weights lie on their grids: before the first rollout and after a sync.
 
         Raises:
             UnhitLayersError: weights are off the grid of their format.
         """
-        reports = [report for of_engine in self._ask(self.engines, "mx_report") for report in of_engine]
+        reports = [report for of_engine in self._ask(self.engines, report_of) for report in of_engine]
         for number, report in enumerate(reports):
             if report["off_grid"]:
                 raise UnhitLayersError(

@@ -21,6 +21,11 @@ def mx_rollout_actor(original: type[Any], spec: RunSpec) -> type[Any]:
             await super().__init__(*args, **kwargs)
             # Here, because there is no sync before the first rollout, and vLLM may be put to sleep right after.
             await self.llm.collective_rpc("mx_begin", args=(spec.config.to_dict(),))
+            self.mx_loaded = await self.mx_report()
+
+        async def mx_report_of_loading(self) -> list[dict[str, Any]]:
+            """The reports of the weights that were loaded; the engine may be asleep by the time they are asked for."""
+            return list(self.mx_loaded)
 
         async def mx_report(self) -> list[dict[str, Any]]:
             """One report per vLLM worker of this engine."""

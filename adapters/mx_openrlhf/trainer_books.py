@@ -95,6 +95,7 @@ class TrainerBooks:
             self.folder.write_metrics(step, {**standard_metrics(numbers), "seconds": sum(ours.values())})
         if first:
             self.process.check_hits()
+        self.process.rest()
 
     def _book(self, rows: list[EnergyRow]) -> None:
         self.rows.extend(rows)

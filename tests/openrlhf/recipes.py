@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -63,7 +64,17 @@ def command_line(recipe: str, folder: Path, flags: list[str], policy: str | None
     command += ["--ckpt.output_dir", str(folder / "model"), "--ckpt.path", str(folder / "checkpoints")]
     paths = [str(STAND_INS), *filter(None, [os.environ.get("PYTHONPATH")])]
     more = {"PYTHONPATH": os.pathsep.join(paths), "MX_TEST_VLLM_WEIGHTS": str(folder / "vllm")}
-    return command, {**os.environ, **ENVIRONMENT, **more}
+    ranks = {} if recipe == "train_ppo_ray" else alone()
+    return command, {**os.environ, **ENVIRONMENT, **more, **ranks}
+
+
+def alone() -> dict[str, str]:
+    """What a launcher of ranks tells the only rank."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", **where}
 
 
 def run_recipe(recipe: str, folder: Path, flags: list[str], policy: str | None, *, limit: float = 900) -> Run:

@@ -63,11 +63,15 @@ def trained(folder: Path, model: Path, data: dict[str, Path]) -> Callable[..., R
     @cache
     def finished(recipe: str, policy: str | None) -> Run:
         table = data["sft" if recipe == "train_sft" else "pairs"]
+        here = folder / f"{recipe}_{policy}"
         flags = ["--model.model_name_or_path", str(model), "--data.dataset", str(table), "--adam.lr", "1e-3"]
+        # The template around prompts of SFT takes 26 tokens; without held-out pairs the reward model has none at all.
+        flags += ["--data.max_len", "64", "--eval.dataset", str(table)]
+        flags += ["--logger.tensorboard_dir", str(here / "tensorboard")]
         if recipe == "train_sft":
             flags += ["--data.output_key", "output"]
         if recipe == "train_dpo":
             flags += ["--ref.model_name_or_path", str(model)]
-        return run_recipe(recipe, folder / f"{recipe}_{policy}", flags, policy)
+        return run_recipe(recipe, here, flags, policy)
 
     return finished

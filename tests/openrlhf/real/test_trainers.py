@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Callable
 
 import pytest
@@ -14,10 +13,12 @@ from tests.openrlhf.recipes import Run
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PHASES = {
-    "train_sft": {"policy": {"gradient"}},
-    "train_rm": {"reward": {"gradient"}},
-    "train_dpo": {"policy": {"gradient"}, "reference": {"reward"}},
+    "train_sft": {"policy": {"gradient", "reward"}},
+    "train_rm": {"reward": {"gradient", "reward"}},
+    "train_dpo": {"policy": {"gradient", "reward"}, "reference": {"reward"}},
 }
+"""``reward`` of a trained model is its evaluation, ``eval/reward`` in energy.csv."""
+
 STEPS = 4
 
 
@@ -38,16 +39,30 @@ def test_layers_execute_in_the_policys_formats_and_files_are_written(recipe: str
         rows = list(csv.DictReader(file))
     for role, phases in PHASES[recipe].items():
         for phase in phases:
-            macs = [row for row in rows if (row["role"], row["phase"]) == (role, phase) and row["macs"]]
-            assert any(row["format"].startswith("MX") for row in macs)
+            booked = phase if role == "reference" or phase == "gradient" else f"eval/{phase}"
+            macs = [row for row in rows if (row["role"], row["phase"]) == (role, booked) and row["macs"]]
+            assert any(row["format"].startswith("MX") for row in macs), (role, booked)
     with (run.files / "metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file)] == [str(i + 1) for i in range(STEPS)]
 
 
-def test_policy_a_gives_the_losses_of_openrlhf_alone(recipe: str, trained: Callable[..., Run]) -> None:
-    def losses(run: Run) -> list[str]:
-        assert run.status == 0, run.output[-5000:]
-        return re.findall(r"(?:gpt_)?loss=([\d.e-]+)", run.output)
+def logged(run: Run) -> dict[str, list[float]]:
+    """What OpenRLHF itself wrote to TensorBoard, by name; our own keys left out."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    alone, under_a = losses(trained(recipe, None)), losses(trained(recipe, "A"))
-    assert alone == under_a and len(set(alone)) > 1
+    assert run.status == 0, run.output[-5000:]
+    (events,) = run.folder.glob("tensorboard/**/events.*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    names = [name for name in accumulator.Tags()["scalars"] if "mx/" not in name]
+    return {name: [event.value for event in accumulator.Scalars(name)] for name in names}
+
+
+def test_policy_a_gives_the_losses_of_openrlhf_alone(recipe: str, trained: Callable[..., Run]) -> None:
+    alone, under_a = logged(trained(recipe, None)), logged(trained(recipe, "A"))
+    assert alone == under_a
+    assert len(set(alone["train/loss_mean"])) > 1 and len(alone["train/loss_mean"]) == STEPS
+
+
+def test_policy_b_gives_others(recipe: str, trained: Callable[..., Run]) -> None:
+    assert logged(trained(recipe, "B"))["train/loss_mean"] != logged(trained(recipe, None))["train/loss_mean"]

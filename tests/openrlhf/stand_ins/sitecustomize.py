@@ -86,7 +86,7 @@ def update_weight_on_cpu(module: Any) -> None:
 
 def ray_with_gpus(ray: Any) -> None:
     original = ray.init
-    more = {"num_gpus": 8, "num_cpus": 16, "include_dashboard": False, "object_store_memory": 200 * 2**20}
+    more = {"num_gpus": 8, "num_cpus": 8, "include_dashboard": False, "object_store_memory": 200 * 2**20}
     ray.init = lambda *args, **kwargs: original(*args, **{**more, **kwargs})
 
 
