@@ -44,7 +44,9 @@ def saved_by(model: Any, padded: bool) -> int:
     mask = torch.ones_like(ids)
     mask[0, :2] = int(not padded)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = model(input_ids=ids, attention_mask=mask.bool())
+        output = model(
+            input_ids=ids, attention_mask=mask.bool(), position_ids=mask.cumsum(1) - mask
+        )  # as TRL's PPO does
     assert output.logits.requires_grad
     return sum(kept.values())
 

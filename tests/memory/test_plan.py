@@ -39,7 +39,7 @@ sizes = st.fixed_dictionaries({
 })  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(sizes, st.sampled_from(STAGES), st.sampled_from(["batch", "prompt_length", "response_length"]), st.booleans())
 def test_no_phase_needs_less_when_a_size_grows(asked: dict[str, Any], stage: str, grown: str, mx: bool) -> None:
     policy = "C" if mx else "none"
@@ -57,7 +57,7 @@ def test_checkpointing_and_smaller_rollouts_never_need_more(asked: dict[str, Any
     roles, now = known(stage), plan(request, known(stage))
     layers = plan(replace(request, gradient_checkpointing=True), roles)
     assert layers.instants[0].bytes <= now.instants[0].bytes
-    if request.rollout_batch > 1:
+    if stage == "ppo":
         assert plan(replace(request, rollout_batch=1), roles).peak("reward") <= now.peak("reward")
 
 

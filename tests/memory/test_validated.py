@@ -39,6 +39,7 @@ def test_ppo_under_c_needs_what_the_plan_says_in_each_phase(model: str) -> None:
     check(request, {"rollout", "reward", "gradient", "other"})
 
 
+@pytest.mark.trl(">=1.13")  # one run in a process of its own is enough on each line
 def test_sft_without_a_policy_needs_what_the_plan_says(model: str) -> None:
     check(Request(model, stage="sft", batch=8, prompt_length=32, response_length=32), {"gradient", "other"})
 

@@ -10,7 +10,7 @@ from .terms import Term
 
 MIB = 2**20
 
-RUNTIME_MIB = {"python": 56, "mx": 0, "bfloat16": 24}
+RUNTIME_MIB = {"python": 38, "mx": 20, "bfloat16": 24}
 """What a process grows by without any tensor of a model: code and tables that torch, MKL, oneDNN, transformers and
 datasets load on first use, kernels' buffers, small objects. Measured on Linux x86-64 with torch 2.13 on models of a
 few hundred kilobytes (docs/memory.md); ``mx`` beside a precision policy, ``bfloat16`` oneDNN's compiled kernels."""
