@@ -66,7 +66,7 @@ def trained(folder: Path, model: Path, data: dict[str, Path]) -> Callable[..., R
         here = folder / f"{recipe}_{policy}"
         flags = ["--model.model_name_or_path", str(model), "--data.dataset", str(table), "--adam.lr", "1e-3"]
         # The template around prompts of SFT takes 26 tokens; without held-out pairs the reward model has none at all.
-        flags += ["--data.max_len", "64", "--eval.dataset", str(table)]
+        flags += ["--data.max_len", "64", "--eval.dataset", str(table), "--eval.split", "train"]
         flags += ["--logger.tensorboard_dir", str(here / "tensorboard")]
         if recipe == "train_sft":
             flags += ["--data.output_key", "output"]
