@@ -291,10 +291,15 @@ class Measurement:
 
 
 class Meter(ABC):
-    """Reads energy. Windows do not nest; one opens when the last has closed."""
+    """Reads energy. Windows do not nest; one opens when the last has closed.
+
+    ``scope``: ``process`` if it counts only what this process executes, ``machine`` if ranks that share a machine would
+    each read the same joules: then one rank of each machine opens it.
+    """
 
     interface_version: tuple[int, int] = INTERFACE_VERSION
     name: str = "?"
+    scope: str = "machine"
 
     def begin_window(self, name: str) -> None:
         """A window (a phase of a step) starts now."""

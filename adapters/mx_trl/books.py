@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mx_plugin.errors import LedgerError
+from mx_plugin.execution.hits import Hits, sum_hits
 from mx_plugin.execution.phases import EVAL
 from mx_plugin.interfaces import Meter
-from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table, summarise
+from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table, sum_over_ranks, summarise
 from mx_plugin.plugins import get_meter
 
+from .distributed.rank_file import RankFile
 from .metrics import standard_metrics
 from .versions import installed_versions
 
@@ -27,12 +29,16 @@ _PACKAGES = ("mx-plugin", "torch", "transformers", "trl", "accelerate", "peft", 
 
 
 class Books:
-    """Everything that a run writes down. Files exist on the main process only."""
+    """Everything that a run writes down, summed over its ranks. Files exist on the main process only."""
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.ledger = Ledger(self._make_meters(), session.engine.collect)
         self.folder: RunFolder | None = None
+        self.rank_file: RankFile | None = None
+        self.unread: list[str] = []
+        """Meters that another rank of this machine reads."""
+        self._hits: Hits | None = None
         self.measured: dict[str, float] = {}
         """Measured in the step in progress, by key in the trainer's log."""
         self.latest: dict[str, float] = {}
@@ -54,7 +60,12 @@ class Books:
             options: dict[str, Any] = {}
             if name == "modelled":
                 options = {"target": config.energy_target, "table": config.energy_table}
-            meters.append(get_meter(name, **options))
+            meter = get_meter(name, **options)
+            if meter.scope == "machine" and not self.session.ranks.first_of_machine:
+                self.unread.append(name)  # its joules would be counted once a rank
+                meter.close()
+                continue
+            meters.append(meter)
         return meters
 
     # ------------------------------------------------------------------ the run folder
@@ -73,6 +84,8 @@ class Books:
         output = session.callback.output_dir or session.trainer.args.output_dir
         self.step = resumed_step
         self.folder = RunFolder(output, self._policy_name(), resume_step=resumed_step or None)
+        if session.ranks.size > 1:
+            self.rank_file = RankFile(self.folder.path, session.ranks.hosts, resumed_step or None)
         self.write_config()
         return self.folder
 
@@ -98,7 +111,8 @@ class Books:
                 "unquantised": _unquantised_dtypes(engine.layers),
                 "left_out": [vars(item) for item in engine.left_out],
                 **({"released": engine.releases.describe()} if session.config.release_frozen else {}),
-                "hits": engine.hits(),
+                "hits": self._hits or engine.hits(),
+                "ranks": session.ranks.describe(),
                 "unbooked": [dict(zip(("role", "phase", "layer"), place, strict=True)) for place in engine.unbooked()],
                 "phases": {"logprobs_of_policy": session.roles.logprob_phase, "scoring": engine.policy_scoring},
                 "backend": engine.backend.name,
@@ -116,10 +130,23 @@ class Books:
         if step <= self.step:
             return
         self.step = step
-        self.latest, self.measured = self.measured, {}
-        self._book(self.ledger.step_end(step))
+        ledgers, measured = self._of_all(f"the end of step {step}", self.ledger.step_end(step))
+        self.latest, self.measured = measured, {}
+        self._book(ledgers)
 
-    def _book(self, rows: list[EnergyRow]) -> None:
+    def _of_all(self, what: str, rows: list[EnergyRow]) -> tuple[list[list[EnergyRow]], dict[str, float]]:
+        """Every rank's rows, and the means of what ranks measured."""
+        told = self.session.ranks.gather(what, (rows, self.measured))
+        values: dict[str, list[float]] = {}
+        for _, measured in told:
+            for key, value in measured.items():
+                values.setdefault(key, []).append(value)
+        return [rows for rows, _ in told], {key: sum(found) / len(found) for key, found in values.items()}
+
+    def _book(self, ledgers: list[list[EnergyRow]]) -> None:
+        rows = ledgers[0] if len(ledgers) == 1 else sum_over_ranks(ledgers)
+        if self.rank_file is not None and len(ledgers) > 1:
+            self.rank_file.write(ledgers)
         self.rows.extend(rows)
         for phase, total in summarise(rows).items():
             if total.seconds is not None:
@@ -175,7 +202,8 @@ class Books:
 
     def finish(self) -> None:
         """``train()`` is over: book the rest under the step that never ended, write the final config."""
-        self._book(self.ledger.stop(self.step + 1))
+        self._book(self._of_all("the end of train()", self.ledger.stop(self.step + 1))[0])
+        self._hits = sum_hits(self.session.ranks.gather("counting all hits", self.session.engine.hits()))
         accelerator = getattr(self.session.trainer, "accelerator", None)
         if self.folder is None and getattr(accelerator, "is_main_process", True):
             # A train() that never fired on_train_begin: its files are made of what was booked.
@@ -200,7 +228,7 @@ class Books:
     def abandon(self, error: BaseException) -> None:
         """``train()`` raised: keep what was booked, and let nothing of ours hide the error."""
         try:
-            self._book(self.ledger.stop(self.step + 1))
+            self._book([self.ledger.stop(self.step + 1)])  # alone: other ranks may be gone
             self.write_config()
             self._conclude()
             for conclusion in self.conclusions:
@@ -211,6 +239,8 @@ class Books:
         try:
             if self.folder is not None:
                 self.folder.close()  # which ``close`` then finds done: rows lost to a full disk are no new error
+            if self.rank_file is not None:
+                self.rank_file.close()
         except LedgerError as lost:
             log.warning("%s", lost)
 
@@ -221,6 +251,8 @@ class Books:
             LedgerError: rows could not be written to the end.
         """
         self.ledger.close()
+        if self.rank_file is not None:
+            self.rank_file.close()
         if self.folder is not None:
             self.folder.close()
 

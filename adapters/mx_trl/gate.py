@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mx_plugin.errors import MXError
 from mx_plugin.execution.engine import Engine
 from mx_plugin.execution.mismatch import Mismatch, compare
 
+from .distributed.ranks import Ranks
 from .roles import Roles
 from .samples import Sample, read_sample
 
@@ -32,7 +34,10 @@ class MismatchProbe:
     ``other``: the run they watch draws the same numbers with and without them.
     """
 
-    def __init__(self, engine: Engine, roles: Roles, config: MXConfig, trainer: Any) -> None:
+    def __init__(
+        self, engine: Engine, roles: Roles, config: MXConfig, trainer: Any, ranks: Ranks | None = None
+    ) -> None:
+        self.ranks = ranks or Ranks()
         self.engine = engine
         self.roles = roles
         self.config = config
@@ -63,8 +68,19 @@ class MismatchProbe:
                 reference = self._reference_logits(sample, "reward")
                 if reference is not None:
                     metrics["mx/mismatch/reference_kl"] = self._compare(own, reference, sample).kl
-                self._judge(result, sample)
+                self._judge(self._over_ranks(result), sample)
         return metrics
+
+    def _over_ranks(self, mine: Mismatch) -> Mismatch:
+        """Every rank has sequences of its own; judged is what all found, or one might stop while others go on."""
+        found = self.ranks.gather("the step-0 gate", mine)
+        tokens = sum(one.tokens for one in found)
+        share = [one.tokens / max(tokens, 1) for one in found]
+        return replace(
+            mine, tokens=tokens,
+            kl=sum(part * one.kl for part, one in zip(share, found, strict=True)),
+            frac_outside_clip=sum(part * one.frac_outside_clip for part, one in zip(share, found, strict=True)),
+        ) if len(found) > 1 else mine  # fmt: skip
 
     def unquantised_kl(self, sample: Sample) -> dict[str, float]:
         """KL(policy || reference) in nats a token with both unquantised; empty without a reference."""

@@ -20,6 +20,9 @@ from .attention import counting_attention
 from .books import Books
 from .correction import rollout_correction
 from .critic_metrics import critic_metrics
+from .distributed.formats import agree_on_formats, shared_provider
+from .distributed.ranks import RanksError, join_ranks
+from .distributed.sharding import refuse_unreachable_weights
 from .gate import MismatchError, MismatchProbe
 from .generation import backward_phase, evaluation_phase, rollout_phase
 from .release import release_frozen
@@ -57,12 +60,15 @@ class Session:
 
     def _enter(self) -> None:
         trainer, config = self.trainer, self.config
+        self.ranks = join_ranks(trainer)
+        self._stack.callback(self.ranks.close)
         self.roles = find_roles(trainer)
+        refuse_unreachable_weights(trainer, self.roles.models)
         default = backend_name(config, trainer)
         refuse_options_of_others(config, default)
         refuse_reentrant_checkpointing(trainer, self.roles.models)
         self.engine = Engine(
-            make_provider(config),
+            shared_provider(self.ranks, config, make_provider),
             self._backend(default),
             {pattern: self._backend(name) for pattern, name in config.backend_patterns().items()},
             seed=int(getattr(trainer.args, "seed", 0)),
@@ -70,6 +76,8 @@ class Session:
             reference=config.reference,
             match_phase=self.roles.logprob_phase,
             gradient_product_dtype=config.gradient_product_dtype,
+            rank=self.ranks.index,
+            ranks=self.ranks.size,
         )
         self.books = Books(self)
         self._stack.callback(self.books.close)
@@ -78,6 +86,7 @@ class Session:
         self._stack.callback(TRACKER.unsubscribe, self.books.ledger.switch)
         self.engine.adopt(self.roles.models)
         self._stack.callback(self.engine.restore)
+        agree_on_formats(self.ranks, self.engine)
         self._stack.enter_context(counting_attention(self.roles.models, self.engine.work.add))
         self._stack.enter_context(peft_writes(self.roles.models, self.engine.invalidate))
         self._stack.enter_context(evaluation_phase(trainer))
@@ -88,7 +97,7 @@ class Session:
         self.probe: MismatchProbe | None = None
         policy = self.roles.models.get("policy")
         if policy is not None:
-            self.probe = MismatchProbe(self.engine, self.roles, config, trainer)
+            self.probe = MismatchProbe(self.engine, self.roles, config, trainer, self.ranks)
             self._stack.enter_context(rollout_phase(policy, self._generated))
         self.books.ledger.start(OTHER)
 
@@ -152,7 +161,9 @@ class Session:
         """on_step_end: book the step, tell the provider, and check that nothing was skipped."""
         self.books.close_step(state.global_step)
         self.engine.advance(state.global_step)
-        self.engine.observe(state.global_step, {**self.books.standard, **self.books.latest})
+        # What one rank alone was told would let adaptive formats part from those of the others.
+        metrics = self.ranks.agreed("the step's metrics", {**self.books.standard, **self.books.latest})
+        self.engine.observe(state.global_step, metrics)
         if reference_syncs(self.trainer, state.global_step):
             self.engine.invalidate("reference")
         TRACKER.rest()
@@ -165,8 +176,10 @@ class Session:
         self.books.logged(state, logs)
 
     def _check_hits(self) -> None:
+        """A layer was skipped if no rank executed it: an expert may lack tokens on one of them."""
+        told = self.ranks.gather("counting hits", self.engine.unhit())
         try:
-            self.engine.check_hits()
+            self.engine.check_hits([place for place in told[0] if all(place in unhit for unhit in told)])
         except UnhitLayersError as error:
             if self.config.on_unhit == "fail":
                 raise
@@ -230,7 +243,7 @@ class Session:
                 self.books.measured.update(probe.measure(sample))
             if kl_due:
                 self.books.measured.update(probe.unquantised_kl(sample))
-        except MismatchError:
+        except (MismatchError, RanksError):
             raise
         except Exception as error:  # a model whose forward takes other arguments must still train
             self.probe = None

@@ -28,6 +28,7 @@ class FpgaMeter(Meter):
     """
 
     name = "fpga"
+    scope = "process"
 
     def __init__(self, board: str | None = None) -> None:
         self._chosen = board

@@ -11,6 +11,7 @@ from ..errors import AdoptionError
 from .layer import AdoptedLayer, adopted, has_own_forward
 from .layer_types import LayerType
 from .packed_module import held_packed
+from .sharding import plain_class
 
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
 _HEADS = {"score", "v_head", "value_head", "classifier", "summary", "reward_head"}
@@ -71,7 +72,7 @@ def select(
             if name in names:
                 name = path
             names.add(name)
-            layers.append(AdoptedLayer(name, role, module, types[type(module)], module is head))
+            layers.append(AdoptedLayer(name, role, module, types[plain_class(type(module))], module is head))
     if not layers:
         known = ", ".join(sorted(cls.__name__ for cls in types))
         raise AdoptionError(
@@ -87,7 +88,7 @@ def _why_left_out(path: str, module: nn.Module, root: nn.Module, types: Mapping[
     held = held_packed(module)
     if held is not None:
         return f"loaded packed: {held.packed.format}/{held.activations} in every phase"
-    if type(module) not in types:
+    if plain_class(type(module)) not in types:
         return _why_no_layer(type(module).__name__, module, parts)
     if _LORA.intersection(parts):
         return "LoRA adapter"

@@ -45,6 +45,8 @@ class Engine:
             ``gradient`` or ``rollout``.
         reference: ``match`` gives the reference the formats in which the policy's log-probs are
             computed (``match_phase``), so that KL is not biased from step 0; ``own`` its ``reward`` ones.
+        rank, ranks: this process among those that train together: they draw different bits for different
+            micro-batches, and for the same one the same.
         gradient_product_dtype: what a float32 model's training products multiply where both operands are in an
             MX format: ``auto``, ``bfloat16`` or ``float32``, see ``product_dtype.CHOICES``.
 
@@ -63,6 +65,8 @@ class Engine:
         reference: str = "match",
         match_phase: str = phases.GRADIENT,
         gradient_product_dtype: str = "auto",
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.provider = provider
         self.backend = backend
@@ -79,7 +83,7 @@ class Engine:
         self._packs: dict[int, PackedWeights] = {}
         self.releases = Releases(self._packs, self._asked)
         self._roots: dict[str, nn.Module] = {}
-        self._products = TrainingProducts(seed, gradient_product_dtype)
+        self._products = TrainingProducts(seed, gradient_product_dtype, rank, ranks)
         self._tables: dict[str, list[tuple[AdoptedLayer, Route]]] = {}
         self._policy_names: set[str] = set()
         self._watch: WriteWatch | None = None
@@ -118,6 +122,7 @@ class Engine:
         TRACKER.subscribe(self.enter)
         try:
             for layer in layers:
+                layer.note_sharding()
                 layer.wear()
         except BaseException:
             self.restore()
@@ -243,6 +248,8 @@ class Engine:
     def advance(self, step: int) -> None:
         """A training step begins: stochastic rounding draws from its stream."""
         self._products.advance(step)
+        for layer in self.layers:
+            layer.note_sharding()
 
     # ------------------------------------------------------------------ phases
 
@@ -371,13 +378,16 @@ class Engine:
         """
         return find_unhit(self.layers, self.phases_run, lambda layer, phase: not self.formats(layer, phase).quantised)
 
-    def check_hits(self) -> None:
+    def check_hits(self, unhit: list[tuple[str, str, str]] | None = None) -> None:
         """Fail when a layer's format was silently skipped.
+
+        Args:
+            unhit: what :meth:`unhit` told, of several ranks what all told; default: this process's own.
 
         Raises:
             UnhitLayersError: names the layers, the phase and the usual causes.
         """
-        unhit = self.unhit()
+        unhit = self.unhit() if unhit is None else unhit
         if unhit:
             shown = ", ".join(f"{role}:{name} in {phase}" for role, phase, name in unhit[:5])
             more = f" and {len(unhit) - 5} more" if len(unhit) > 5 else ""

@@ -27,19 +27,22 @@ def _positions(numel: int, device: torch.device) -> torch.Tensor:
 
 
 class Fingerprint:
-    """Bits of up to 256 evenly spaced elements of a weight, with its address and shape."""
+    """Bits of up to 256 evenly spaced elements of a weight, with its address and shape.
+
+    ``moves``: a sharded weight is gathered anew for each forward, perhaps elsewhere, so its address tells nothing.
+    """
 
     __slots__ = ("address", "bits", "shape")
 
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.address = weight.data_ptr()
+    def __init__(self, weight: torch.Tensor, moves: bool = False) -> None:
+        self.address = None if moves else weight.data_ptr()
         self.shape = weight.shape
         self.bits = _sampled_bits(weight)
 
     def matches(self, weight: torch.Tensor) -> bool:
         """True when none of the sampled bits, nor address and shape, has changed."""
         return (
-            self.address == weight.data_ptr()
+            self.address in (None, weight.data_ptr())
             and self.shape == weight.shape
             and torch.equal(self.bits, _sampled_bits(weight))
         )

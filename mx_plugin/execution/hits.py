@@ -21,6 +21,18 @@ def count_hits(layers: Iterable[AdoptedLayer]) -> Hits:
     return {role: {phase: dict(by) for phase, by in phases.items()} for role, phases in hits.items()}
 
 
+def sum_hits(of_ranks: Iterable[Hits]) -> Hits:
+    """Calls of several ranks' layers, added."""
+    total: Hits = {}
+    for hits in of_ranks:
+        for role, by_phase in hits.items():
+            for phase, by_layer in by_phase.items():
+                counts = total.setdefault(role, {}).setdefault(phase, {})
+                for name, calls in by_layer.items():
+                    counts[name] = counts.get(name, 0) + calls
+    return total
+
+
 def find_unhit(
     layers: Iterable[AdoptedLayer], phases_run: Iterable[str], quantised: Callable[[AdoptedLayer, str], bool]
 ) -> list[tuple[str, str, str]]:

@@ -13,6 +13,7 @@ from ..interfaces import LayerInfo
 from .layer_types import LayerType
 from .phases import TRACKER
 from .routes import Route
+from .sharding import in_place_of, is_sharded
 from .tally import Tally
 
 _STATE = "_mx_layer"
@@ -34,6 +35,8 @@ class AdoptedLayer:
         self.in_features, self.out_features = layer_type.features(module)
         self.released = False
         """Whether the module's full-precision weight was given up (see ``release``)."""
+        self.sharded = False
+        """Whether the weight lies in parts on several ranks (FSDP2), and is whole in forward only."""
         self.tallies: dict[str, Tally] = {}
         self.route: Route = self.unrouted
 
@@ -41,6 +44,10 @@ class AdoptedLayer:
     def info(self) -> LayerInfo:
         """What a provider learns about this layer."""
         return LayerInfo(self.name, self.role, self.in_features, self.out_features, self.is_lm_head)
+
+    def note_sharding(self) -> None:
+        """Outside forwards only: frameworks shard models between adoption and the first step."""
+        self.sharded = self.sharded or is_sharded(self.module)
 
     @property
     def weight(self) -> torch.Tensor:
@@ -66,8 +73,8 @@ class AdoptedLayer:
         _rebind(self.module.__dict__, self.module, self.original.forward, _forward)
 
     def shed(self) -> None:
-        """Give the module its class back."""
-        self.module.__class__ = self.original
+        """Give the module its class back, and FSDP2's if it was sharded meanwhile."""
+        self.module.__class__ = in_place_of(adopted_class(self.original), self.module, self.original)  # type: ignore[arg-type]
         self.module.__dict__.pop(_STATE, None)
         _rebind(self.module.__dict__, self.module, _forward, self.original.forward)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..errors import AdoptionError
 from ..formats.philox import StochasticKey
 from ..formats.tensor import MXTensor
 from ..interfaces import Backend, Handle
@@ -13,6 +14,7 @@ from ..precision.formats import Product
 from .freshness import Fingerprint
 from .layer import AdoptedLayer
 from .released_module import released_weight
+from .sharding import is_sharded
 
 _Key = tuple[str, str, int]
 """Weight format, scale rule, and the backend's id."""
@@ -63,6 +65,11 @@ class PackedWeights:
                 self._packs[key] = Pack(backend, self._kept)
             return self._packs[key]
         weight = self.layer.weight.detach()
+        if is_sharded(self.layer.module):
+            raise AdoptionError(
+                f"the weight of {self.layer.role} layer {self.layer.name!r} is sharded inside its own forward: MX "
+                "needs it whole there, as FSDP2 gathers it; tensor parallelism is not supported"
+            )
         if self.stale or (self._fingerprint is not None and not self._fingerprint.matches(weight)):
             self.drop()
         pack = self._packs.get(key)
@@ -70,7 +77,7 @@ class PackedWeights:
             packed = backend.quantize(weight, key[0], -1, scale_rule=key[1], key=self._name)
             pack = self._packs[key] = Pack(backend, packed)
             if self._fingerprint is None:
-                self._fingerprint = Fingerprint(weight)
+                self._fingerprint = Fingerprint(weight, self.layer.sharded)
             self.on_pack(self.layer, product, backend.product_dtype(weight.dtype))
         return pack
 

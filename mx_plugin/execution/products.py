@@ -27,7 +27,8 @@ class LayerProducts:
     """One layer's products in the formats that were chosen for it; shared by all of its calls.
 
     ``bind``: the casting backend's ``bind_cast``. ``narrow``: multiplies bfloat16 operands for a float32 model, or
-    None. ``step`` and ``call`` name the draws; the engine and the forward pass count them.
+    None. ``step`` and ``call`` name the draws; the engine and the forward pass count them. ``stride`` ranks count calls
+    in turn: rank r makes calls r, r + stride, ...
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class LayerProducts:
         self._narrow = narrow
         self.step = 0
         self.call = 0
+        self.stride = 1
 
     def forward(
         self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, compute: torch.dtype | None
@@ -126,7 +128,7 @@ class MXLinearFunction(torch.autograd.Function):
         compute: torch.dtype | None,
     ) -> torch.Tensor:
         ctx.products, ctx.tally, ctx.compute, ctx.call = products, tally, compute, products.call
-        products.call += 1
+        products.call += products.stride
         ctx.save_for_backward(x, weight)
         ctx.has_bias = bias is not None
         flat = x.dim() == 2

@@ -23,15 +23,18 @@ class TrainingProducts:
     Args:
         seed: of stochastic rounding.
         dtype: what a float32 model multiplies, see :mod:`product_dtype`.
+        rank, ranks: this process among those that train together. Micro-batches are counted over all of them, so
+            that one draws the same bits on whichever rank it runs.
 
     Raises:
         PolicyError: ``dtype`` is not a choice.
     """
 
-    def __init__(self, seed: int, dtype: str) -> None:
+    def __init__(self, seed: int, dtype: str, rank: int = 0, ranks: int = 1) -> None:
         self.scratch = Scratch()
         self.seed = seed
         self._dtype = checked_choice(dtype)
+        self._rank, self._ranks = rank, ranks
         self._step = 0
         self._made: list[LayerProducts] = []
 
@@ -44,7 +47,7 @@ class TrainingProducts:
         keys = Keys(self.seed, f"{layer.role}/{layer.name}")
         narrow = narrow_product(self._dtype, backend, layer.weight)
         made = LayerProducts(formats, bind, keys, self.scratch, narrow)
-        made.step = self._step
+        made.step, made.call, made.stride = self._step, self._rank, self._ranks
         self._made.append(made)
         return made
 
@@ -52,7 +55,7 @@ class TrainingProducts:
         """A training step begins: stochastic rounding draws from its stream."""
         self._step = step
         for products in self._made:
-            products.step, products.call = step, 0
+            products.step, products.call = step, self._rank
 
     @property
     def count(self) -> int:

@@ -6,6 +6,7 @@ not imported here.
 
 from .energy_table import EnergyTable, load_table
 from .folder import EXTRA_METRICS, METRICS, RunFolder
+from .ranks import sum_over_ranks
 from .rows import ALL, COLUMNS, EnergyRow
 from .summary import Joules, PhaseSummary, overall, summarise
 from .table import closing_table
@@ -25,5 +26,6 @@ __all__ = [
     "closing_table",
     "load_table",
     "overall",
+    "sum_over_ranks",
     "summarise",
 ]

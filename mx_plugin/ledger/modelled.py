@@ -35,6 +35,7 @@ class ModelledMeter(Meter):
     """
 
     name = "modelled"
+    scope = "process"
 
     def __init__(self, table: str | Path | None = None, target: str = AS_EXECUTED, memory: str | None = None) -> None:
         self.table = load_table(table)
