@@ -2,8 +2,8 @@
 
     python docs/tables/alerts_series.py [--seeds 11 12 13] [--kinds ppo grpo] [--cases healthy rate hacked]
 
-Cases: ``healthy``, the demo's own settings; ``rate``, its learning rate times 100; ``hacked``, a reward that a single
-word satisfies, and no KL term to hold the policy back.
+Cases: ``healthy``, the demo's own settings; ``rate``, its learning rate times 100; ``hacked``, a reward that any single
+word satisfies (``length:1``), and next to no KL term to hold the policy back.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 CASES: dict[str, dict[str, Any]] = {
-    "healthy": {},
-    "rate": {"rate": 100.0},
-    "hacked": {"rate": 3.0, "kl": 0.0, "reward": "sentiment"},
+    "healthy": {"steps": 16},
+    "rate": {"steps": 8, "rate": 100.0},
+    "hacked": {"steps": 12, "rate": 2.0, "kl": 0.001, "reward": "length:1"},
 }
 RATE, KL = 1e-3, 0.02
 _SHARED: dict[str, Any] = {
@@ -89,7 +89,7 @@ def row(kind: str, case: str, seed: int, run: Path) -> str:
 
     alerts = ", ".join(f"{rule} ({step})" for rule, step in first.items()) or "none"
     figures = [extreme("kl_per_token", max), extreme("entropy", min), extreme("reward_std", min),
-               extreme("grad_norm/policy", max), extreme("clip_fraction", max)]  # fmt: skip
+               extreme("grad_norm/policy", max), extreme("length", min)]  # fmt: skip
     return f"| {kind} | {case} | {seed} | {alerts} | {' | '.join(figures)} |"
 
 
@@ -99,20 +99,21 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
     parser.add_argument("--kinds", nargs="+", default=["ppo", "grpo"])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
-    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--steps", type=int, help="of every run (default: healthy 16, rate 8, hacked 12)")
     parser.add_argument("--mx", help="a precision policy; default: plain TRL")
     parser.add_argument("--keep", type=Path, help="keep the runs there")
     chosen = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
     print("| trainer | case | seed | alerts (first at step) | largest KL a token | least entropy | least reward_std "
-          "| largest gradient norm | largest clip fraction |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+          "| largest gradient norm | shortest mean length |\n|---|---|---|---|---|---|---|---|---|")  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         where = chosen.keep or Path(scratch)
-        for kind in chosen.kinds:
-            for case in chosen.cases:
-                for seed in chosen.seeds:
+        for seed in chosen.seeds:
+            for kind in chosen.kinds:
+                for case in chosen.cases:
                     run = where / f"{kind}_{case}_{seed}"
-                    found = train(kind, case, seed, run, where / "embedded", chosen.steps, chosen.mx)
+                    steps = chosen.steps or CASES[case]["steps"]
+                    found = train(kind, case, seed, run, where / "embedded", steps, chosen.mx)
                     print(row(kind, case, seed, found), flush=True)
 
 

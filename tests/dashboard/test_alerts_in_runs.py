@@ -64,5 +64,5 @@ def test_it_is_noticed_in_ppo_too(run: Run) -> None:
 
 @pytest.mark.trl
 def test_a_reward_that_one_word_satisfies_is_noticed(run: Run) -> None:
-    alerts = run("grpo", "hacked", 12)
-    assert {"entropy_collapse", "reward_variance_zero"} & set(alerts)
+    alerts = run("grpo", "hacked", 9)
+    assert alerts["length_collapse"] <= 9

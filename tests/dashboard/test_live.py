@@ -73,7 +73,7 @@ def test_the_page_shows_new_points_and_alerts_while_a_run_goes_on_and_killing_it
             dashboard.kill()
 
     def text() -> str:
-        return str(page.value("document.body.innerText"))
+        return str(page.value("document.body ? document.body.innerText : ''"))
 
     def pictures() -> list[str]:
         return list(page.value(PICTURES))
@@ -104,9 +104,10 @@ workshop.trainer("grpo", [StabilityCallback(rules, output_dir=folder)], max_step
 """
 
 
-def test_killing_training_leaves_a_readable_dashboard_and_page(
+def test_it_serves_loopback_only_and_killing_training_leaves_it_and_its_page_readable(
     embedded: Any, dashboard: Dashboard, rules: Path, tmp_path: Path
 ) -> None:
+    _check_it_is_on_loopback_only(dashboard)
     root = Path(__file__).parents[2]
     training = subprocess.Popen(
         [sys.executable, "-c", TRAIN, str(embedded.policy.parent), str(dashboard.folder), str(rules)],
@@ -132,7 +133,7 @@ def test_killing_training_leaves_a_readable_dashboard_and_page(
     assert "stability-reward" in page.read_text() and "too_long" in page.read_text()
 
 
-def test_it_binds_to_loopback_and_says_how_to_reach_it(dashboard: Dashboard) -> None:
+def _check_it_is_on_loopback_only(dashboard: Dashboard) -> None:
     said = dashboard.log.read_text()
     port = dashboard.url.split(":")[2].split("/")[0]
     assert dashboard.url.startswith("http://127.0.0.1:")
