@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -63,6 +64,16 @@ def roles_of(request: Request) -> dict[str, RoleMemory]:
         StageError: a model has no readable config, an architecture without formula, or lengths beyond its context.
         PolicyError: no such precision policy, or one that does not fit these layers.
     """
+    # What decides about no model: suggestions and searches ask for many requests that differ in these alone.
+    alike = replace(
+        request, accumulation=1, rollout_batch=1, mini_batches=1, gradient_checkpointing=False, devices=1, padded=True,
+        mismatch_samples=1,
+    )  # fmt: skip
+    return _roles_of(alike)
+
+
+@lru_cache(maxsize=16)
+def _roles_of(request: Request) -> dict[str, RoleMemory]:
     configs = _configs(request)
     models = {role: _model(config, role, request) for role, config in configs.items()}
     shapes = {role: read_shape(config, _name(request, role)) for role, config in configs.items()}
