@@ -17,7 +17,7 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "ppo_kl": ("ppo_kl",),
     "vllm_kl": ("vllm_kl",),
     "is_filter_ratio": ("is_filter_ratio",),
-    "loss": ("policy_loss", "gpt_loss", "loss"),
+    "loss": ("policy_loss", "loss_mean", "loss"),
 }
 """First key present wins."""
 
