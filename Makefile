@@ -18,7 +18,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_trl test_openrlhf memory_validate sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_distributed test_trl test_openrlhf memory_validate sanitize lint fix types imports check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -134,6 +134,9 @@ test_slow: $(VENV)/.complete ## Run the slow tests only
 
 test_full: $(VENV)/.complete ## Run every test, the slow ones too
 	$(VENV)/bin/python $(PYTEST) $(ARGS)
+
+test_distributed: $(VENV)/.complete ## Run the tests with several ranks (torchrun on this machine's CPU), the slow ones too
+	$(VENV)/bin/python $(PYTEST) tests/distributed $(ARGS)
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
 	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard tests/memory $(ARGS)

@@ -67,7 +67,7 @@ class Ranks:
 
 
 @contextmanager
-def started(job: dict[str, Any], file: Path, *, launcher: str = "torchrun", script: Path = WORKER) -> Iterator[Ranks]:
+def started(job: dict[str, Any], file: Path, *, script: Path = WORKER) -> Iterator[Ranks]:
     """``script`` on ``job["ranks"]`` ranks; everything that it started is dead afterwards, whatever happens."""
     file.write_text(json.dumps(job), encoding="utf-8")
     count = str(job["ranks"])
@@ -93,9 +93,11 @@ def started(job: dict[str, Any], file: Path, *, launcher: str = "torchrun", scri
             process.wait(30)
 
 
-def run_ranks(job: dict[str, Any], file: Path, *, seconds: float = 240) -> dict[str, list[dict[str, Any]]]:
+def run_ranks(
+    job: dict[str, Any], file: Path, *, seconds: float = 240, script: Path = WORKER
+) -> dict[str, list[dict[str, Any]]]:
     """Run the job to its end: what each rank saw of each run, by the run's name."""
-    with started(job, file) as ranks:
+    with started(job, file, script=script) as ranks:
         status = ranks.wait(seconds)
         assert status == 0, ranks.output()[-6000:]
         assert not left_after(ranks, 5), "processes left behind"
