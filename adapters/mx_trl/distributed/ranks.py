@@ -106,12 +106,14 @@ def join_ranks(trainer: Any) -> Ranks:
         RanksError: some do not come, or accelerate trains with fewer processes than were launched.
     """
     accelerator = getattr(trainer, "accelerator", None)
-    size = int(getattr(accelerator, "num_processes", 1))
-    _refuse_separate_worlds(size)
+    if accelerator is None:  # a trainer of another kind, attached by hand
+        size, index = _world(), dist.get_rank() if _world() > 1 else 0
+    else:
+        size, index = int(accelerator.num_processes), int(accelerator.process_index)
+        _refuse_separate_worlds(size)
     if size == 1:
         return Ranks()
     seconds = float(getattr(trainer.args, "ddp_timeout", None) or 1800)
-    index = int(accelerator.process_index)  # type: ignore[union-attr]
     group = _guarded(index, size, seconds, lambda: dist.new_group(backend="gloo", timeout=timedelta(seconds=seconds)))
     # Says who is missing, which no other collective does.
     _guarded(index, size, seconds, lambda: dist.monitored_barrier(group, timedelta(seconds=seconds), True))
@@ -129,12 +131,15 @@ def _guarded(index: int, size: int, seconds: float, join: Callable[[], Any]) -> 
 
 def _refuse_separate_worlds(size: int) -> None:
     launched = int(os.environ.get("WORLD_SIZE") or 1)
-    world = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if max(launched, world) > size:
+    if max(launched, _world()) > size:
         raise RanksError(
-            f"{max(launched, world)} processes were launched, but accelerate trains with {size}: each would train a "
+            f"{max(launched, _world())} processes were launched, but accelerate trains with {size}: each would train a "
             "model of its own and write the same files. Launch with torchrun --nproc_per_node N"
         )
+
+
+def _world() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _machine() -> str:
