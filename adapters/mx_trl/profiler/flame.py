@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 HTML, SPEEDSCOPE = "flame.html", "flame.speedscope.json"
 
-_OUTSIDE = re.compile(r"<link\b[^>]*\bhref=[\"']https?://[^>]*>")
+_FONTS = re.compile(r"https://fonts\.googleapis\.com/[^\"']*")
 _POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline' data:; img-src data:; font-src data:"
 )
-"""The page loads nothing: pyinstrument's asks for fonts, where the reader's own do."""
+"""The page loads nothing. Pyinstrument's asks a server for fonts, where the reader's own do."""
 
 
 def need_pyinstrument() -> None:
@@ -52,7 +52,7 @@ class Flame:
         from pyinstrument import Profiler
 
         profiler = Profiler(interval=self._interval, async_mode="disabled")
-        profiler.start()
+        profiler.start(target_description="profiled steps")
         self._running = profiler
 
     def stop(self) -> None:
@@ -75,7 +75,7 @@ class Flame:
 
         if self._session is None or not self._session.frame_records:
             return []
-        page = _OUTSIDE.sub("", HTMLRenderer().render(self._session))
+        page = _FONTS.sub("data:text/css,", HTMLRenderer().render(self._session))
         page = page.replace("<head>", f'<head>\n<meta http-equiv="Content-Security-Policy" content="{_POLICY}">', 1)
         (folder / HTML).write_text(page, encoding="utf-8")
         (folder / SPEEDSCOPE).write_text(SpeedscopeRenderer().render(self._session), encoding="utf-8")
