@@ -1,4 +1,4 @@
-// The activations' memory: each token's codes, already eight bits wide, four to a word; and their scales. Both come three
+// The activations' memory: each token's codes, already eight bits wide, four to a word; and their scales. Both come five
 // cycles after their addresses. Four packed elements are two, three or four bytes, so unpacking needs no shifter.
 module mx_activations
   import mx_types::*;
@@ -90,24 +90,25 @@ module mx_activations
     end
   end
 
-  logic valid1, valid2;
-  always_ff @(posedge compute_clk) {next_valid, valid2, valid1} <= {valid2, valid1, part_valid};
+  mx_delay #(.WIDTH(1), .DEPTH(5)) delay_valid (.clk(compute_clk), .in(part_valid), .out(next_valid));
   for (genvar c = 0; c < COLUMNS; c++) begin : g_column
     logic [31:0] parts[8*BLOCKS];
     logic [7:0]  scales[BLOCKS];
-    logic [31:0] part1, part2;
-    logic [7:0]  scale1, scale2;
+    logic [31:0] part2;
+    logic [7:0]  scale2;
+    logic [PART_BITS-1:0]  part_at1;
+    logic [BLOCK_BITS-1:0] scale_at1;
+    mx_copy #(.WIDTH(PART_BITS)) part_copy (.clk(compute_clk), .in(part_at), .out(part_at1));
+    mx_copy #(.WIDTH(BLOCK_BITS)) scale_copy (.clk(compute_clk), .in(scale_at), .out(scale_at1));
     always_ff @(posedge clk) begin
       if (store_part && stored_token == c) parts[stored_at] <= stored_part;
       if (store_scale && stored_token == c) scales[stored_at[BLOCK_BITS-1:0]] <= stored_scale;
     end
     always_ff @(posedge compute_clk) begin
-      part1        <= parts[part_at];
-      part2        <= part1;
-      next_code[c] <= part2;
-      scale1       <= scales[scale_at];
-      scale2       <= scale1;
-      scale[c]     <= scale2;
+      part2  <= parts[part_at1];
+      scale2 <= scales[scale_at1];
     end
+    mx_delay #(.WIDTH(32), .DEPTH(3)) delay_code (.clk(compute_clk), .in(part2), .out({next_code[c]}));
+    mx_delay #(.WIDTH(8), .DEPTH(3)) delay_scale (.clk(compute_clk), .in(scale2), .out(scale[c]));
   end
 endmodule

@@ -22,7 +22,7 @@ module mx_board #(
 );
   logic       in_valid, in_ready, out_valid, out_ready;
   logic [7:0] in_data, out_data;
-  mx_uart #(.DIVIDER(CLOCK_HZ / BAUD)) uart (
+  mx_uart #(.DIVIDER((CLOCK_HZ + BAUD / 2) / BAUD)) uart (
       .clk, .reset, .rx, .tx, .in_valid, .in_data, .out_valid, .out_ready, .out_data
   );
   // A serial line cannot wait: a byte that comes while both buffers are full is lost, and the frame's CRC will say so.

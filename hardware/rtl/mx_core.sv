@@ -88,14 +88,14 @@ module mx_core
   logic [2:0]              granule_start;
   logic [BLOCK_BITS+2:0]   part_at;
   logic [BLOCK_BITS-1:0]   x_scale_at;
-  step_t                   step0, step3;
+  step_t                   step0, step5;
   mx_sequencer #(.ELEMENT_BITS(ELEMENT_BITS), .SCALE_BITS(SCALE_BITS), .BLOCK_BITS(BLOCK_BITS)) sequencer (
       .clk(compute_clk), .reset, .start(run_start), .first_word(run_word), .first_scale(run_scale), .blocks(x_blocks),
       .groups(run_groups), .granules({1'b0, w_width} + 3'd2), .w_two_digits, .x_two_digits, .group_left, .read,
       .read_at, .w_scale_at, .granule_start, .part_valid, .part_at, .x_scale_at, .step(step0)
   );
-  mx_delay #(.WIDTH($bits(step_t)), .DEPTH(3)) delay_step (.clk(compute_clk), .in(step0), .out({step3}));
-  assign step_valid = step3.valid;
+  mx_delay #(.WIDTH($bits(step_t)), .DEPTH(5)) delay_step (.clk(compute_clk), .in(step0), .out({step5}));
+  assign step_valid = step5.valid;
 
   logic [ROWS-1:0][LANES-1:0][7:0] w_code;
   logic [ROWS-1:0][7:0]            w_scale;
@@ -115,7 +115,7 @@ module mx_core
   logic                               result_valid;
   logic [ROWS-1:0][COLUMNS-1:0][31:0] result;
   mx_tile #(.ROWS(ROWS), .COLUMNS(COLUMNS), .LANES(LANES)) tile (
-      .clk(compute_clk), .w_format, .x_format, .step(step3), .w_code, .w_scale, .x_scale, .next_valid, .next_code, .result_valid,
+      .clk(compute_clk), .w_format, .x_format, .step(step5), .w_code, .w_scale, .x_scale, .next_valid, .next_code, .result_valid,
       .result
   );
   mx_results #(.ROWS(ROWS), .COLUMNS(COLUMNS)) results (

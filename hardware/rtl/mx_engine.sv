@@ -87,6 +87,10 @@ module mx_engine
       .too_short, .data_moves(data_moves || echo_moves), .message, .sequence_, .arguments, .payload_left
   );
 
+  // The message as one bit of sixteen: what decides by it is many levels deep as it is. Known before the last argument.
+  logic [15:0] asked;
+  always_ff @(posedge clk) asked <= message[7:4] == 0 ? 16'd1 << message[3:0] : 16'd0;
+
   // Arguments by name; where they lie follows from how many a message has.
   logic [7:0]  begin_handle, begin_format, handle;
   logic [15:0] begin_blocks, begin_groups;
@@ -112,9 +116,9 @@ module mx_engine
   assign run_first = arguments[21:20];
   assign run_count = arguments[23:22];
   always_comb begin
-    unique case (message)
-      MESSAGE_LOAD_BEGIN: handle = begin_handle;
-      MESSAGE_LOAD_CHUNK, MESSAGE_RUN: handle = arguments[16];
+    unique case (1'b1)
+      asked[MESSAGE_LOAD_BEGIN[3:0]]: handle = begin_handle;
+      asked[MESSAGE_LOAD_CHUNK[3:0]], asked[MESSAGE_RUN[3:0]]: handle = arguments[16];
       default: handle = arguments[23];
     endcase
   end
@@ -157,7 +161,7 @@ module mx_engine
   // Both kinds of chunk come in order: the due one is written, an old one skipped, any other refused.
   logic [31:0] stream_next, chunk_end;
   logic        is_load, due, old, writing_data, restarted;
-  assign is_load      = message == MESSAGE_LOAD_CHUNK;
+  assign is_load      = asked[MESSAGE_LOAD_CHUNK[3:0]];
   assign stream_next  = is_load ? load_next : x_next;
 
   logic is_element, load_restart;
@@ -196,14 +200,14 @@ module mx_engine
       .ROWS(ROWS), .COLUMNS(COLUMNS), .GROUP(GROUP), .WORDS(WORDS), .BLOCKS(BLOCKS), .HANDLES(HANDLES),
       .CLOCK_HZ(CLOCK_HZ), .NAME(NAME)
   ) payloads (
-      .clk, .message, .number, .payload, .clear(clear | reset), .running, .step_valid, .frame_received(begin_frame),
+      .clk, .asked, .number, .payload, .clear(clear | reset), .running, .step_valid, .frame_received(begin_frame),
       .frame_bad, .frame_sent(tx_sent), .energy_source, .energy_scope, .energy_samples, .energy_microjoules,
       .energy_nanoseconds
   );
 
   logic reply_done;
   mx_reply reply (
-      .clk, .reset, .active(state == ANSWER), .done(reply_done), .message, .status, .sequence_, .payload, .payload_bytes,
+      .clk, .reset, .active(state == ANSWER), .done(reply_done), .message, .asked, .status, .sequence_, .payload, .payload_bytes,
       .echo_valid(payload_left != 0), .echo_data(data), .echo_moves, .result_bytes(run_bytes[15:0]), .result_valid,
       .result_ready, .result_data, .tx_idle, .tx_start, .tx_valid, .tx_ready, .tx_data, .tx_finish
   );
@@ -255,20 +259,20 @@ module mx_engine
       end
 
       CHECK_SHAPE: begin
-        unique case (message)
-          MESSAGE_HELLO: answer(STATUS_OK, 32'd0, 6'd48);
-          MESSAGE_PING: answer(STATUS_OK, 32'd0, 6'd0);
-          MESSAGE_RESET: begin
+        unique case (1'b1)
+          asked[MESSAGE_HELLO[3:0]]: answer(STATUS_OK, 32'd0, 6'd48);
+          asked[MESSAGE_PING[3:0]]: answer(STATUS_OK, 32'd0, 6'd0);
+          asked[MESSAGE_RESET[3:0]]: begin
             committed <= '0;
             loading   <= 1'b0;
             x_begun   <= 1'b0;
             clear     <= 1'b1;
             answer(STATUS_OK, 32'd0, 6'd0);
           end
-          MESSAGE_COUNTERS: answer(STATUS_OK, 32'd0, 6'd48);
-          MESSAGE_READ_ENERGY: answer(STATUS_OK, 32'd0, 6'd24);
+          asked[MESSAGE_COUNTERS[3:0]]: answer(STATUS_OK, 32'd0, 6'd48);
+          asked[MESSAGE_READ_ENERGY[3:0]]: answer(STATUS_OK, 32'd0, 6'd24);
 
-          MESSAGE_LOAD_BEGIN:
+          asked[MESSAGE_LOAD_BEGIN[3:0]]:
             if (!handle_good) answer(STATUS_BAD_HANDLE, 32'd0, 6'd0);
             else if (!weight_shaped) answer(STATUS_BAD_SHAPE, 32'd0, 6'd0);
             else if (!weight_fits) answer(STATUS_OUT_OF_MEMORY, 32'd0, 6'd0);
@@ -289,7 +293,7 @@ module mx_engine
               load_restart  <= 1'b1;
               answer(STATUS_OK, 32'd0, 6'd0);
             end
-          MESSAGE_LOAD_COMMIT:
+          asked[MESSAGE_LOAD_COMMIT[3:0]]:
             if (!handle_good) answer(STATUS_BAD_HANDLE, 32'd0, 6'd0);
             else if (!loading || handle != loading_handle)
               answer(weight_committed ? STATUS_OK : STATUS_NOT_LOADING, 32'd0, 6'd0);
@@ -299,7 +303,7 @@ module mx_engine
               committed[handle[HANDLE_BITS-1:0]] <= 1'b1;
               answer(STATUS_OK, 32'd0, 6'd0);
             end
-          MESSAGE_FREE:
+          asked[MESSAGE_FREE[3:0]]:
             if (!handle_good) answer(STATUS_BAD_HANDLE, 32'd0, 6'd0);
             else begin
               committed[handle[HANDLE_BITS-1:0]] <= 1'b0;
@@ -307,7 +311,7 @@ module mx_engine
               answer(STATUS_OK, 32'd0, 6'd0);
             end
 
-          MESSAGE_LOAD_CHUNK:
+          asked[MESSAGE_LOAD_CHUNK[3:0]]:
             if (!loading || handle != loading_handle) answer(STATUS_NOT_LOADING, 32'd0, 6'd0);
             else if (chunk_end > load_total || chunk_end < offset) answer(STATUS_BAD_LENGTH, 32'd0, 6'd0);
             else if (!due && !old) answer(STATUS_BAD_OFFSET, load_next, 6'd4);
@@ -315,7 +319,7 @@ module mx_engine
               writing_data <= due;
               state        <= DATA;
             end
-          MESSAGE_ACTIVATIONS:
+          asked[MESSAGE_ACTIVATIONS[3:0]]:
             if (!x_shaped) answer(STATUS_BAD_SHAPE, 32'd0, 6'd0);
             else if (offset == 0 && !restarted) begin
               // Sum up the length first, then come back.
@@ -335,7 +339,7 @@ module mx_engine
               x_restart    <= restarted;
               state        <= DATA;
             end
-          MESSAGE_RUN:
+          asked[MESSAGE_RUN[3:0]]:
             if (!weight_committed) answer(STATUS_BAD_HANDLE, 32'd0, 6'd0);
             else if (!x_begun || x_tag != run_tag) answer(STATUS_NO_ACTIVATIONS, 32'd0, 6'd0);
             else if (!x_complete) answer(STATUS_INCOMPLETE, x_next, 6'd4);
@@ -395,6 +399,6 @@ module mx_engine
 
   // Also when the commit is refused: what was last begun for a handle is what its entry may hold.
   always_ff @(posedge clk) begin
-    if (state == CHECK_SHAPE && message == MESSAGE_LOAD_COMMIT) table_[loading_handle[HANDLE_BITS-1:0]] <= loading_weight;
+    if (state == CHECK_SHAPE && asked[MESSAGE_LOAD_COMMIT[3:0]]) table_[loading_handle[HANDLE_BITS-1:0]] <= loading_weight;
   end
 endmodule

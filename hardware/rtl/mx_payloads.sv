@@ -13,7 +13,7 @@ module mx_payloads
     parameter logic [127:0] NAME = "sim"
 ) (
     input  logic        clk,
-    input  logic [7:0]  message,
+    input  logic [15:0] asked,  // one bit a message
     input  logic [31:0] number,
     output logic [47:0][7:0] payload,  // byte 0 leaves first
     // What is counted.
@@ -42,11 +42,11 @@ module mx_payloads
       192'd0, energy_nanoseconds, energy_microjoules, energy_samples, 16'd0, energy_scope, 6'd0, energy_source
   };
   always_comb begin
-    unique case (message)
-      MESSAGE_HELLO:       payload = hello;
-      MESSAGE_COUNTERS:    payload = counters;
-      MESSAGE_READ_ENERGY: payload = energy;
-      default:             payload = {352'd0, number};
+    unique case (1'b1)
+      asked[MESSAGE_HELLO[3:0]]:       payload = hello;
+      asked[MESSAGE_COUNTERS[3:0]]:    payload = counters;
+      asked[MESSAGE_READ_ENERGY[3:0]]: payload = energy;
+      default:                         payload = {352'd0, number};
     endcase
   end
 endmodule

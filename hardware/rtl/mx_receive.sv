@@ -86,18 +86,27 @@ module mx_receive
     if (store && !place[11]) buffer[{writing, place[10:0]}] <= stored;
   end
 
-  // The reader's place is looked up a cycle ahead, so a byte can be read in every cycle.
-  logic [10:0] at, next_at;
-  logic        next_reading, fresh;
-  assign next_reading = reading ^ release_;
-  assign next_at      = release_ ? 11'd0 : at + 11'(advance);
+  // Block RAM answers late in its cycle: a byte waits in `fetched` before it is `data`, so one can be read in every cycle.
+  logic [10:0] at;
+  logic [7:0]  fetched;
+  logic        fetched_valid, data_valid, fetch, move;
+  assign move  = fetched_valid && (!data_valid || advance);
+  assign fetch = full[reading] && (!fetched_valid || move);
   always_ff @(posedge clk) begin
-    at <= reset ? 11'd0 : next_at;
-    data <= buffer[{next_reading, next_at}];
-    // A frame that ended in this very cycle is not yet in `data`.
-    fresh <= full[next_reading] && !release_;
+    if (fetch) begin
+      fetched <= buffer[{reading, at}];
+      at      <= at + 11'd1;
+    end
+    if (move) data <= fetched;
+    fetched_valid <= fetch || (fetched_valid && !move);
+    data_valid    <= move || (data_valid && !advance);
+    if (release_ || reset) begin
+      at            <= '0;
+      fetched_valid <= 1'b0;
+      data_valid    <= 1'b0;
+    end
   end
-  assign frame_valid  = full[reading] && fresh;
+  assign frame_valid  = full[reading] && data_valid;
   assign frame_length = length[reading];
   assign pending      = full != 0 || bad;
 endmodule

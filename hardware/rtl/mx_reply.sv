@@ -8,6 +8,7 @@ module mx_reply
     output logic        done,            // in the reply's last cycle
     // What stays while it is active.
     input  logic [7:0]  message,
+    input  logic [15:0] asked,  // one bit a message
     input  logic [7:0]  status,
     input  logic [15:0] sequence_,
     input  logic [47:0][7:0] payload,    // byte 0 leaves first; read in the first cycle
@@ -82,8 +83,8 @@ module mx_reply
       HEAD: if (tx_ready) begin
         head_at <= head_at + 2'd1;
         if (&head_at) begin
-          if (message == MESSAGE_PING && status == STATUS_OK) state <= ECHO;
-          else if (message == MESSAGE_RUN && status == STATUS_OK) state <= RESULTS;
+          if (asked[MESSAGE_PING[3:0]] && status == STATUS_OK) state <= ECHO;
+          else if (asked[MESSAGE_RUN[3:0]] && status == STATUS_OK) state <= RESULTS;
           else state <= PAYLOAD;
         end
       end

@@ -28,7 +28,7 @@ module mx_sequencer
     output logic part_valid,
     output logic [BLOCK_BITS+2:0] part_at,
     output logic [BLOCK_BITS-1:0] x_scale_at,
-    output step_t step            // with the addresses; what they fetch comes three cycles later
+    output step_t step            // with the addresses; what they fetch comes five cycles later
 );
   typedef enum logic [1:0] {IDLE, AHEAD, STEPS} state_t;
   state_t state;

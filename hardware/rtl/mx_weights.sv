@@ -1,7 +1,10 @@
 // The weight memories and the way out of them: packed elements of ROWS rows at a time become codes of eight bits.
 //
 // An element word is four granules of 8 * ROWS bytes; a step takes two, three or four of them, for elements of 4, 6 or 8
-// bits. `start` says where in {newest word, word before} they begin. Codes and scales come three cycles after `read`.
+// bits. `start` says where in {newest word, word before} they begin. Codes and scales come five cycles after `read`.
+//
+// Block RAM lies in a few columns across the chip: each bank has its own copies of address, data and enable beside it, and
+// each group of lanes its own of what chooses granules.
 module mx_weights
   import mx_types::*;
 #(
@@ -31,72 +34,92 @@ module mx_weights
     output logic [ROWS-1:0][LANES-1:0][7:0] code,
     output logic [ROWS-1:0][7:0] scale
 );
-  logic [BANKS-1:0][63:0] newest, older, fetched;
-  for (genvar b = 0; b < BANKS; b++) begin : g_bank
-    logic [63:0] memory[WORDS];
-    logic [63:0] word1;
-    logic        mine;
-    assign mine = write_element_at[$clog2(BANKS)-1:0] == b;
-    always_ff @(posedge clk) begin
-      if (write_elements && mine) memory[write_element_at[$clog2(BANKS)+:ELEMENT_BITS]] <= write_element;
-    end
-    always_ff @(posedge compute_clk) begin
-      word1      <= memory[read_at];
-      fetched[b] <= word1;
-    end
-  end
-
   logic [2:0] start1, start2, start3;
   logic       read1, read2;
   always_ff @(posedge compute_clk) begin
     {read1, start1} <= {read, start};
     {read2, start2} <= {read1, start1};
     start3 <= start2;
-    if (read2) begin
-      newest <= fetched;
-      older  <= newest;
+  end
+
+  logic [BANKS-1:0][63:0] newest, older;
+  for (genvar b = 0; b < BANKS; b++) begin : g_bank
+    logic [63:0]             memory[WORDS];
+    logic                    put;
+    logic [ELEMENT_BITS-1:0] put_at, read_at1;
+    logic [63:0]             element, word2, fetched;
+    logic                    read3;
+    mx_copy #(.WIDTH(1 + ELEMENT_BITS + 64)) write_copy (
+        .clk,
+        .in({write_elements && write_element_at[$clog2(BANKS)-1:0] == b,
+             write_element_at[$clog2(BANKS)+:ELEMENT_BITS], write_element}),
+        .out({put, put_at, element})
+    );
+    mx_copy #(.WIDTH(ELEMENT_BITS)) address_copy (.clk(compute_clk), .in(read_at), .out(read_at1));
+    mx_copy #(.WIDTH(1)) read_copy (.clk(compute_clk), .in(read2), .out(read3));
+    always_ff @(posedge clk) if (put) memory[put_at] <= element;
+    always_ff @(posedge compute_clk) begin
+      word2   <= memory[read_at1];
+      fetched <= word2;
+      if (read3) begin
+        newest[b] <= fetched;
+        older[b]  <= newest[b];
+      end
     end
   end
 
   // A granule holds ROWS * 64 bits, and a step's granules hold its rows one after the other.
   localparam int GRANULE = 64 * ROWS;
+  localparam int NEAR = 8;  // lanes that share a copy of what chooses
   logic [8*GRANULE-1:0] both;
-  logic [2*GRANULE-1:0] four;
-  logic [3*GRANULE-1:0] six;
   assign both = {newest, older};
-  assign four = start3[1] ? both[6*GRANULE+:2*GRANULE] : both[4*GRANULE+:2*GRANULE];
-  always_comb begin
-    unique case (start3[1:0])
-      2'd0: six = both[4*GRANULE+:3*GRANULE];
-      2'd1: six = both[5*GRANULE+:3*GRANULE];
-      2'd2: six = both[2*GRANULE+:3*GRANULE];
-      2'd3: six = both[3*GRANULE+:3*GRANULE];
-    endcase
-  end
   for (genvar r = 0; r < ROWS; r++) begin : g_row
-    for (genvar i = 0; i < LANES; i++) begin : g_lane
-      always_comb begin
-        unique case (width)
-          2'd0:    code[r][i] = {4'd0, four[(r*LANES+i)*4+:4]};
-          2'd1:    code[r][i] = {2'd0, six[(r*LANES+i)*6+:6]};
-          default: code[r][i] = newest[(r*LANES+i)/8][((r*LANES+i)%8)*8+:8];
-        endcase
+    for (genvar g = 0; g < LANES / NEAR; g++) begin : g_near
+      logic [2:0] start4;
+      logic [1:0] width_here;
+      mx_copy #(.WIDTH(3)) start_copy (.clk(compute_clk), .in(start3), .out(start4));
+      mx_copy #(.WIDTH(2)) width_copy (.clk, .in(width), .out(width_here));
+      for (genvar i = g * NEAR; i < (g + 1) * NEAR; i++) begin : g_lane
+        localparam int AT = r * LANES + i;  // the element's place in its step
+        logic [3:0] four;
+        logic [5:0] six;
+        always_comb begin
+          four = start4[1] ? both[6*GRANULE+4*AT+:4] : both[4*GRANULE+4*AT+:4];
+          unique case (start4[1:0])
+            2'd0: six = both[4*GRANULE+6*AT+:6];
+            2'd1: six = both[5*GRANULE+6*AT+:6];
+            2'd2: six = both[2*GRANULE+6*AT+:6];
+            2'd3: six = both[3*GRANULE+6*AT+:6];
+          endcase
+        end
+        always_ff @(posedge compute_clk) begin
+          unique case (width_here)
+            2'd0:    code[r][i] <= {4'd0, four};
+            2'd1:    code[r][i] <= {2'd0, six};
+            default: code[r][i] <= newest[AT/8][(AT%8)*8+:8];
+          endcase
+        end
       end
     end
   end
 
   for (genvar r = 0; r < ROWS; r++) begin : g_scale
     logic [7:0] memory[SCALES];
-    logic [7:0] scale1, scale2;
-    logic       mine;
-    assign mine = (32'(write_scale_at) & 32'(ROWS - 1)) == r;
-    always_ff @(posedge clk) begin
-      if (write_scales && mine) memory[write_scale_at[$clog2(ROWS)+:SCALE_BITS]] <= write_scale;
-    end
+    logic [7:0] put_scale, scale2, scale3, scale4;
+    logic       put;
+    logic [SCALE_BITS-1:0] put_at, scale_at1;
+    mx_copy #(.WIDTH(1 + SCALE_BITS + 8)) write_copy (
+        .clk,
+        .in({write_scales && (32'(write_scale_at) & 32'(ROWS - 1)) == r, write_scale_at[$clog2(ROWS)+:SCALE_BITS], write_scale}),
+        .out({put, put_at, put_scale})
+    );
+    mx_copy #(.WIDTH(SCALE_BITS)) address_copy (.clk(compute_clk), .in(scale_at), .out(scale_at1));
+    always_ff @(posedge clk) if (put) memory[put_at] <= put_scale;
     always_ff @(posedge compute_clk) begin
-      scale1   <= memory[scale_at];
-      scale2   <= scale1;
-      scale[r] <= scale2;
+      scale2   <= memory[scale_at1];
+      scale3   <= scale2;
+      scale4   <= scale3;
+      scale[r] <= scale4;
     end
   end
 endmodule

@@ -45,7 +45,7 @@ private:
     }
 
 private:
-    static constexpr int DIVIDER = MX_CLOCK_HZ / MX_BAUD;
+    static constexpr int DIVIDER = (MX_CLOCK_HZ + MX_BAUD / 2) / MX_BAUD;
 
     // A start bit, eight bits, two stop bits' time; the lowest bit first.
     void send_bit(std::deque<uint8_t>& incoming) {

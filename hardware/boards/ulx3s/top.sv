@@ -9,15 +9,15 @@ module ulx3s (
     output logic [7:0] led,
     output logic       wifi_gpio0
 );
-  localparam int CLOCK_HZ = 75_000_000;
+  localparam int CLOCK_HZ = 62_500_000;
   localparam int BAUD = 3_000_000;
 
-  // 25 MHz * 3; the oscillator inside runs at 8 times that, 600 MHz, within its 400..800.
+  // 25 MHz / 2 * 5; the oscillator inside runs at 10 times that, 625 MHz, within its 400..800.
+  localparam int OSCILLATOR = 10;
   logic clk, locked;
   EHXPLLL #(
-      .CLKI_DIV(1), .CLKFB_DIV(CLOCK_HZ / 25_000_000), .CLKOP_DIV(600_000_000 / CLOCK_HZ),
-      .CLKOP_CPHASE(600_000_000 / CLOCK_HZ - 1), .CLKOP_FPHASE(0), .CLKOP_ENABLE("ENABLED"), .FEEDBK_PATH("CLKOP"),
-      .OUTDIVIDER_MUXA("DIVA")
+      .CLKI_DIV(2), .CLKFB_DIV(5), .CLKOP_DIV(OSCILLATOR), .CLKOP_CPHASE(OSCILLATOR - 1), .CLKOP_FPHASE(0),
+      .CLKOP_ENABLE("ENABLED"), .FEEDBK_PATH("CLKOP"), .OUTDIVIDER_MUXA("DIVA")
   ) pll (
       .CLKI(clk_25mhz), .CLKFB(clk), .CLKOP(clk), .LOCK(locked), .RST(1'b0), .STDBY(1'b0), .PHASESEL0(1'b0),
       .PHASESEL1(1'b0), .PHASEDIR(1'b1), .PHASESTEP(1'b1), .PHASELOADREG(1'b1), .PLLWAKESYNC(1'b0), .ENCLKOP(1'b0)

@@ -43,3 +43,11 @@ module EHXPLLL #(
     output CLKOP, output LOCK
 );
 endmodule
+(* blackbox *)
+module TRELLIS_FF #(
+    parameter GSR = "ENABLED", parameter CEMUX = "1", parameter CLKMUX = "CLK", parameter LSRMUX = "LSR", parameter REGSET = "RESET"
+) (
+    input CLK, input LSR, input DI,
+    output Q
+);
+endmodule
