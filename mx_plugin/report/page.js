@@ -7,7 +7,9 @@
   const themed = (layout, height) => {
     const axis = (own) => own && ({ ...own, gridcolor: style("--grid"), linecolor: style("--line"),
       tickcolor: style("--line"), zerolinecolor: style("--grid") });
-    return { ...layout, height, autosize: true, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
+    // A treemap has no axes, and plotly stumbles over one that is there but undefined.
+    const axes = layout.xaxis ? { xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis) } : {};
+    return { ...layout, height, autosize: true, ...axes,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif", size: 12, color: style("--ink") },
       hoverlabel: { bgcolor: style("--panel"), bordercolor: style("--line"), font: { color: style("--ink") }, align: "left" } };
