@@ -94,7 +94,7 @@ def started(job: dict[str, Any], file: Path, *, script: Path = WORKER) -> Iterat
 
 
 def run_ranks(
-    job: dict[str, Any], file: Path, *, seconds: float = 240, script: Path = WORKER
+    job: dict[str, Any], file: Path, *, seconds: float = 500, script: Path = WORKER
 ) -> dict[str, list[dict[str, Any]]]:
     """Run the job to its end: what each rank saw of each run, by the run's name."""
     with started(job, file, script=script) as ranks:

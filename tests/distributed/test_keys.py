@@ -10,7 +10,7 @@ from mx_plugin.plugins import get_backend
 from mx_plugin.precision import PolicyProvider, PrecisionPolicy
 
 DRAWN = {"format": "MXFP4/MXFP4", "rounding": "stochastic"}
-POLICY = {"version": 1, "name": "drawn", "defaults": {"gradient": {"dgrad": DRAWN, "wgrad": DRAWN}}}
+POLICY = {"version": 1, "name": "drawn", "defaults": {"gradient": {"forward": "FP16", "dgrad": DRAWN, "wgrad": DRAWN}}}
 
 
 def gradients(batches: list[torch.Tensor], rank: int, ranks: int) -> list[torch.Tensor]:
