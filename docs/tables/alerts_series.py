@@ -96,7 +96,7 @@ def row(kind: str, case: str, seed: int, run: Path) -> str:
 def main() -> None:
     """Print the table, a line as each run ends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[12, 13, 14, 15, 16])
     parser.add_argument("--kinds", nargs="+", default=["ppo", "grpo"])
     parser.add_argument("--cases", nargs="+", default=list(CASES))
     parser.add_argument("--steps", type=int, help="of every run (default: healthy 16, rate 8, hacked 12)")
