@@ -139,7 +139,7 @@ test_distributed: $(VENV)/.complete ## Run the tests with several ranks (torchru
 	$(VENV)/bin/python $(PYTEST) tests/distributed $(ARGS)
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
-	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard tests/memory $(ARGS)
+	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard tests/memory tests/profiler $(ARGS)
 
 test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX on the CPU: Ray, DeepSpeed, vLLM (about 20 minutes)
 	$(VENV_OPENRLHF)/bin/python $(PYTEST) tests/openrlhf/real $(ARGS)
