@@ -40,7 +40,7 @@ $(VENV)/.complete: pyproject.toml requirements/common.txt requirements/ppo.txt $
 	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)report$(,)search$(,)test$(,)dev]')
 
 $(VENV_TRL)/.complete: pyproject.toml requirements/common.txt requirements/trl.txt $(call other_torch,$(VENV_TRL))
-	$(call build_env,$(VENV_TRL),trl,'.[trl$(,)search$(,)test]')
+	$(call build_env,$(VENV_TRL),trl,'.[trl$(,)search$(,)report$(,)test]')
 
 , := ,
 # $(1) folder, $(2) constraints, $(3) what to install. torch goes first, by itself: left to the resolver, it is the

@@ -34,9 +34,20 @@ def plan(request: Request, roles: Mapping[str, RoleMemory] | None = None) -> Pla
     return Plan(tuple(persistent), tuple(instants), notes, tuple(released_terms(request, found)))
 
 
+_FUSED_HEAD = ("sft", "dpo", "grpo")
+"""Stages whose loss TRL 1.13 and later take inside a fused lm_head; the terms for logits here are those of 1.12."""
+
+
 def _missing(stage: str) -> tuple[str, ...]:
-    """What to know where this trl has no such trainer: the plan is of one that has."""
+    """What to know where the installed trl is not the one whose loops the formulas were read from."""
     trl = installed_versions(["trl"]).get("trl")
-    if stage != "ppo" or trl is None or tuple(int(part) for part in trl.split(".")[:2]) < (1, 13):
+    if trl is None or tuple(int(part) for part in trl.split(".")[:2]) < (1, 13):
         return ()
-    return (f"trl {trl} has no PPOTrainer: this is the plan of trl 1.12, the last that has (mx-plugin[ppo])",)
+    if stage == "ppo":
+        return (f"trl {trl} has no PPOTrainer: this is the plan of trl 1.12, the last that has (mx-plugin[ppo])",)
+    if stage in _FUSED_HEAD:
+        return (
+            f"logits are planned as trl 1.12 makes them; trl {trl} takes the loss inside a fused lm_head and may need "
+            "several times as much for them: leave room for 9 x tokens x vocabulary x 4 bytes, or try --validate",
+        )
+    return ()
