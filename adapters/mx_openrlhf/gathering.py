@@ -16,9 +16,9 @@ from mx_plugin.formats.spec import FP16, is_unquantised
 from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table
 from mx_plugin.ledger.folder import EXTRA_METRICS
 from mx_plugin.ledger.rows import ALL
+from mx_plugin.precision.provider_choice import make_provider
 
 from .process import merged_rows
-from .provider import make_provider
 from .run_spec import RunSpec
 from .status import CORRECTION_COLUMNS, standard_metrics
 from .versions import installed_versions

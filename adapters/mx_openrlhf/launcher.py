@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mx_plugin.errors import MXError
+from mx_plugin.precision.provider_choice import make_provider
 
 from . import recipe as recipes
 from .arguments import Launch, parse
 from .errors import LaunchError
 from .import_patch import ImportPatcher, Patch
-from .provider import make_provider
 from .run_spec import RunSpec
 from .versions import installed_release
 

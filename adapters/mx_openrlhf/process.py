@@ -16,8 +16,9 @@ from mx_plugin.execution.phases import OTHER, TRACKER
 from mx_plugin.interfaces import Backend
 from mx_plugin.ledger import EnergyRow, Ledger
 from mx_plugin.plugins import get_backend, get_meter
+from mx_plugin.precision.provider_choice import make_provider
 
-from .provider import MatchingReference, make_provider
+from .provider import MatchingReference
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""The provider of a process, and the one that a reference model has when the policy lives elsewhere."""
+"""The provider that a reference model has when the policy lives elsewhere."""
 
 from __future__ import annotations
 
@@ -6,27 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mx_plugin.config import MXConfig
 from mx_plugin.execution.phases import GRADIENT, REWARD
 from mx_plugin.interfaces import LayerInfo, Provider
-from mx_plugin.plugins import get_provider, providers
-from mx_plugin.precision import PolicyProvider, load_policy
 from mx_plugin.precision.formats import LayerFormats
-
-
-def make_provider(config: MXConfig) -> Provider:
-    """The provider that ``config.policy`` names: a plugin's, or a precision policy's.
-
-    Raises:
-        PolicyError: no such policy; policy D without a matrix or ``max_cost``.
-        PluginError: a plugin's provider does not take an option that was given.
-    """
-    options: dict[str, Any] = {"sensitivity_matrix": config.sensitivity_matrix, "max_cost": config.max_cost}
-    if config.policy in providers():
-        given = {name: value for name, value in options.items() if value is not None}
-        provider: Provider = get_provider(config.policy, **given)
-        return provider
-    return PolicyProvider(load_policy(config.policy, **options))
 
 
 class MatchingReference(Provider):

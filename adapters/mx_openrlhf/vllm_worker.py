@@ -14,8 +14,8 @@ from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 from mx_plugin.config import MXConfig
 from mx_plugin.formats.cast import fake_quantize_
 from mx_plugin.formats.spec import get_format
+from mx_plugin.precision.provider_choice import make_provider
 
-from .provider import make_provider
 from .rollout_formats import FusedLayer, Rounding, rollout_rounding, sibling_names
 
 

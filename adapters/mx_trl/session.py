@@ -12,9 +12,9 @@ from mx_plugin.config import MXConfig
 from mx_plugin.errors import PolicyError, UnhitLayersError, nearest
 from mx_plugin.execution.engine import Engine
 from mx_plugin.execution.phases import GRADIENT, OTHER, ROLLOUT, TRACKER
-from mx_plugin.interfaces import Backend, Provider
-from mx_plugin.plugins import get_backend, get_provider, providers
-from mx_plugin.precision import PolicyProvider, load_policy
+from mx_plugin.interfaces import Backend
+from mx_plugin.plugins import get_backend
+from mx_plugin.precision.provider_choice import make_provider
 
 from .attention import counting_attention
 from .books import Books
@@ -266,18 +266,3 @@ def refuse_options_of_others(config: MXConfig, default: str) -> None:
     for name in config.options_by_backend():
         if name not in used:
             raise PolicyError(f"backend_options names {name!r}, which executes no layer: {nearest(name, sorted(used))}")
-
-
-def make_provider(config: MXConfig) -> Provider:
-    """The provider that ``config.policy`` names: a plugin's, or a precision policy's.
-
-    Raises:
-        PolicyError: no such policy; policy D without a matrix or ``max_cost``.
-        PluginError: a plugin's provider does not take an option that was given.
-    """
-    options: dict[str, Any] = {"sensitivity_matrix": config.sensitivity_matrix, "max_cost": config.max_cost}
-    if config.policy in providers():
-        given = {name: value for name, value in options.items() if value is not None}
-        provider: Provider = get_provider(config.policy, **given)
-        return provider
-    return PolicyProvider(load_policy(config.policy, **options))

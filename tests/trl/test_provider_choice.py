@@ -11,7 +11,7 @@ from mx_plugin.config import MXConfig
 from mx_plugin.errors import PluginError
 from mx_plugin.interfaces import Provider
 from mx_plugin.precision import PolicyProvider, load_policy
-from mx_trl.session import make_provider
+from mx_plugin.precision.provider_choice import make_provider
 
 
 class Budgeted(PolicyProvider):

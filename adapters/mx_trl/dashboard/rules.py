@@ -151,7 +151,9 @@ _WORDS: dict[str, tuple[str, ...]] = {"severity": SEVERITIES, "after_pause": AFT
 
 
 def _checked(key: str, value: Any, where: str) -> Any:
-    refuse: Callable[[str], AlertError] = lambda wanted: AlertError(f"{where}: {key} is {value!r}; {wanted}")  # noqa: E731
+    def refuse(wanted: str) -> AlertError:
+        return AlertError(f"{where}: {key} is {value!r}; {wanted}")
+
     if key in _NUMBERS:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise refuse("write a number (YAML reads 1e-6 as text: write 1.0e-6)")

@@ -16,9 +16,9 @@ from mx_plugin.execution.engine import Engine
 from mx_plugin.interfaces import Backend, Provider
 from mx_plugin.plugins import get_backend
 from mx_plugin.precision import PolicyProvider, load_policy
+from mx_plugin.precision.provider_choice import make_provider
 
 from ..errors import StageError
-from ..session import make_provider
 
 
 def run_config(run_folder: Path | None, overrides: Mapping[str, Any]) -> MXConfig:

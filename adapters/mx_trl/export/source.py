@@ -11,10 +11,10 @@ from typing import Any
 from mx_plugin.config import MXConfig
 from mx_plugin.interfaces import Provider
 from mx_plugin.precision import PolicyProvider, PrecisionPolicy
+from mx_plugin.precision.provider_choice import make_provider
 
 from ..errors import StageError
 from ..evaluation.deployed import run_config
-from ..session import make_provider
 
 _CONFIG = "config.json"
 _ADAPTER = "adapter_config.json"

@@ -18,6 +18,7 @@ from mx_plugin.execution.phases import GRADIENT, REWARD, ROLLOUT
 from mx_plugin.execution.qualification import one_format, phases_of
 from mx_plugin.formats.spec import FP16, get_format
 from mx_plugin.plugins import get_backend
+from mx_plugin.precision.provider_choice import make_provider
 
 from ..errors import StageError
 from .configs import load_config
@@ -179,8 +180,6 @@ def _check_context(request: Request, shapes: dict[str, Shape]) -> None:
 
 def _add_formats(request: Request, models: dict[str, nn.Module], found: dict[str, RoleMemory]) -> None:
     """Ask the engine itself, on layers without memory, which formats each layer takes in each phase."""
-    from ..session import make_provider
-
     match_phase = ROLLOUT if request.stage == "ppo" else GRADIENT
     lora_reference = bool(request.lora_r) and request.stage == "ppo"
     config = MXConfig(policy=request.policy)
