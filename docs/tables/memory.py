@@ -28,8 +28,14 @@ CASES = {
     "qwen2.5-0.5b, bfloat16, LoRA r=16": Request(
         "qwen2.5-0.5b", batch=2, prompt_length=32, response_length=32, dtype="bfloat16", lora_r=16
     ),
+    **{
+        f"stories15m, float32, {stage}": Request(
+            "stories15m", stage=stage.lower(), batch=8, prompt_length=64, response_length=64
+        )
+        for stage in ("GRPO", "SFT", "DPO", "Reward")
+    },
 }
-"""PPO, the stage with all roles; two steps, padded batches."""
+"""PPO, the stage with all roles, and the others on one model; two steps, padded batches."""
 
 POLICIES = ("A", "C")
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mx_trl.memory.planner import plan
 from mx_trl.memory.request import Request
 from mx_trl.memory.validate import compare
 
@@ -40,25 +40,15 @@ def test_ppo_under_c_needs_what_the_plan_says_in_each_phase(model: str) -> None:
     check(request, {"rollout", "reward", "gradient", "other"})
 
 
-@pytest.mark.slow
-@pytest.mark.trl("<1.13")
 def test_sft_without_a_policy_needs_what_the_plan_says(model: str) -> None:
     check(Request(model, stage="sft", batch=8, prompt_length=32, response_length=32), {"gradient", "other"})
 
 
-@pytest.mark.trl(">=1.13")
-@pytest.mark.parametrize("stage", ["sft", "dpo", "grpo"])
-def test_where_logits_are_made_otherwise_the_plan_says_so(model: str, stage: str) -> None:
-    (note,) = plan(Request(model, stage=stage, batch=8, prompt_length=32, response_length=32)).notes
-    assert "fused lm_head" in note and "--validate" in note
-
-
 @pytest.mark.slow
-@pytest.mark.trl("<1.13")
-@pytest.mark.parametrize("stage", ["dpo", "reward", "grpo"])
+@pytest.mark.parametrize("stage", ["dpo", "reward", "grpo", "sft"])
 @pytest.mark.parametrize("policy", ["none", "C"])
-def test_other_stages_need_what_the_plan_says(model: str, stage: str, policy: str) -> None:
-    request = Request(model, stage=stage, policy=policy, batch=8, prompt_length=32, response_length=32)
-    found = compare(request, steps=2)
-    for each in found:
+@pytest.mark.parametrize("more", [{}, {"dtype": "bfloat16", "lora_r": 8}], ids=["float32", "bfloat16-lora"])
+def test_other_stages_need_what_the_plan_says(model: str, stage: str, policy: str, more: dict[str, Any]) -> None:
+    request = Request(model, stage=stage, policy=policy, batch=8, prompt_length=32, response_length=32, **more)
+    for each in compare(request, steps=2):
         assert abs(each.predicted - each.measured) <= 0.1 * each.measured + ALLOWANCE, each

@@ -1,13 +1,17 @@
 """GRPO as TRL's ``GRPOTrainer`` runs it, generating by transformers' ``generate``.
 
-Sources: ``trl/trainer/grpo_trainer.py`` (``_get_per_token_logps_and_entropies``) and ``selective_log_softmax``. A
-generation serves one optimiser step (``num_iterations=1``), so no old log-probabilities are computed.
+Sources: ``trl/trainer/grpo_trainer.py`` (``_get_per_token_logps_and_entropies``), ``selective_log_softmax`` (1.12) and
+the fused head (:mod:`~mx_trl.memory.fused_head`). A generation serves one optimiser step (``num_iterations=1``), so no
+old log-probabilities are computed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from mx_plugin.execution.phases import GRADIENT, REWARD
+
+from . import fused_head
 from .activations import Pass
 from .persistent import gradient_terms, optimiser_terms
 from .request import NO_POLICY, Request
@@ -27,22 +31,33 @@ def grpo(request: Request, roles: Mapping[str, RoleMemory]) -> tuple[list[Term],
     forward = _forward(request, policy)
     saved = Term("activations", "policy", forward.saved(request.gradient_checkpointing))
     accumulated = gradient_terms(roles) if request.accumulation > 1 else []
+    kept = (*optimiser, *accumulated, saved)
+    if fused_head.is_used():
+        trained = not request.lora_r
+        instants += fused_head.learning(forward, "policy", kept, "gradient", ranked=False, trained_head=trained)
+    else:
+        instants += _tables_of_loss(request, forward, kept, policy.copied_head[GRADIENT])
+    return persistent(request, roles), instants + backward(request, roles, "policy", forward, 0)
+
+
+def _tables_of_loss(request: Request, forward: Pass, kept: tuple[Term, ...], head: int) -> list[Instant]:
     answers, one_more = _tables(request, forward)
     # Below float32, selective_log_softmax keeps every row's log-probabilities for backward.
     rows = answers if request.dtype != "float32" else 0
-    chunk = 3 * ENTROPY_CHUNK * policy.shape.vocabulary * request.element
-    kept = (*optimiser, *accumulated, saved)
-    instants += [
+    chunk = 3 * ENTROPY_CHUNK * forward.shape.vocabulary * request.element
+    return [
         Instant(
-            "the entropy is computed",
+            "the head takes the answers' positions",
             "gradient",
-            (*kept, Term("logits", "policy", one_more + answers + rows + chunk)),
+            (*kept, Term("logits", "policy", one_more), Term("copied head", "policy", forward.batch * head)),
         ),
         Instant(
-            "backward of the loss reaches the logits", "gradient", (*kept, Term("logits", "policy", 4 * answers + rows))
+            "the entropy is computed", "gradient", (*kept, Term("logits", "policy", one_more + answers + rows + chunk))
+        ),
+        Instant(
+            "backward of the loss reaches the logits", "gradient", (*kept, Term("logits", "policy", 3 * answers + rows))
         ),
     ]
-    return persistent(request, roles), instants + backward(request, roles, "policy", forward, 0)
 
 
 def _has_reference(request: Request, roles: Mapping[str, RoleMemory]) -> bool:
@@ -61,6 +76,13 @@ def _tables(request: Request, forward: Pass) -> tuple[int, int]:
     return forward.logits(request.response_length), forward.logits(request.response_length + 1)
 
 
+def _scoring_logits(request: Request, forward: Pass, head: int) -> int:
+    if fused_head.is_used():
+        return fused_head.scoring(forward, ranked=False)
+    answers, one_more = _tables(request, forward)
+    return one_more + max(answers + answers // request.batch, forward.batch * head)
+
+
 def _scoring(request: Request, roles: Mapping[str, RoleMemory], optimiser: tuple[Term, ...]) -> list[Instant]:
     instants = []
     scorers = []
@@ -70,15 +92,13 @@ def _scoring(request: Request, roles: Mapping[str, RoleMemory], optimiser: tuple
         scorers.append("policy")  # the rollout correction's own pass
     for role in dict.fromkeys(scorers):
         forward = _forward(request, roles[role])
-        answers, one_more = _tables(request, forward)
-        row = answers // request.batch
         within = (*optimiser, Term("activations", role, forward.within_layer()))
         instants += [
             Instant(f"the {role}'s layers execute", "reward", within),
             Instant(
                 f"the {role}'s logits become log-probabilities",
                 "reward",
-                (*optimiser, Term("logits", role, one_more + answers + row)),
+                (*optimiser, Term("logits", role, _scoring_logits(request, forward, roles[role].copied_head[REWARD]))),
             ),
         ]
     if "reward" in roles:

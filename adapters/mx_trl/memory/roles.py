@@ -35,12 +35,16 @@ CASES = {
 """Which roles a stage may have; a reference goes with LoRA (the policy without its adapters is one), or with beta=0."""
 
 
+_PHASES = (ROLLOUT, REWARD, GRADIENT)
+
+
 @dataclass
 class RoleMemory:
     """One role's bytes. ``trained``: parameters with a gradient, ``trained_numbers`` their count.
 
     ``packed``: by weight format, the copies that MX makes; ``released``: full-precision weights that only these stand
-    for; ``largest``: of one trained weight.
+    for; ``largest``: of one trained weight; ``copied_head``: by phase, the output head's weight where a product with
+    a slice of hidden states copies it for each sequence.
     """
 
     shape: Shape
@@ -49,6 +53,7 @@ class RoleMemory:
     tied: int = 0
     largest: int = 0
     head: int = 0
+    copied_head: dict[str, int] = field(default_factory=dict)
     packed: dict[str, int] = field(default_factory=dict)
     released: int = 0
     scratch: int = 0
@@ -163,7 +168,18 @@ def _measure(model: nn.Module, shape: Shape) -> RoleMemory:
         tied=embedding.nbytes if tied else 0,
         largest=max((parameter.nbytes for parameter in trained), default=0),
         head=0 if head is None else head.weight.nbytes,
+        copied_head=dict.fromkeys(_PHASES, 0 if head is None or not _is_copied(head.weight) else head.weight.nbytes),
     )
+
+
+def _is_copied(weight: torch.Tensor) -> bool:
+    """Whether torch copies a weight for each sequence of a batch.
+
+    ``F.linear`` on a slice of positions (``logits_to_keep``) folds batch and positions only if the weight has a
+    gradient; else it is a batched product with an expanded weight, which oneDNN's bfloat16 product makes contiguous.
+    Seen on torch 2.13: a peak of exactly batch x weight.
+    """
+    return weight.dtype != torch.float32 and not weight.requires_grad
 
 
 def _check_context(request: Request, shapes: dict[str, Shape]) -> None:
@@ -220,6 +236,10 @@ def _add_layer(request: Request, engine: Engine, layer: AdoptedLayer, role: Role
             role.released += weight
             _add_copy(request, role, chosen[0], layer)
             return
+    if layer.is_lm_head:
+        for phase in _PHASES:
+            if engine.formats(layer, phase).quantised:
+                role.copied_head[phase] = 0
     copies = set()
     for phase in used:
         formats = engine.formats(layer, phase)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from mx_plugin.execution.phases import ROLLOUT
+
 from .activations import FLOAT32, Pass
 from .request import NO_POLICY, Request
 from .roles import RoleMemory
@@ -37,6 +39,15 @@ def generation(
             "the prompts are read",
             "rollout",
             (*kept, Term("KV cache", "policy", prompt.cache()), Term("activations", "policy", prompt.within_layer())),
+        ),
+        Instant(
+            "the head takes the prompts' last positions",
+            "rollout",
+            (
+                *kept,
+                Term("KV cache", "policy", prompt.cache()),
+                Term("copied head", "policy", batch * policy.copied_head[ROLLOUT]),
+            ),
         ),
         Instant("the last token is sampled", "rollout", (*kept, cache, growing, held, sampling)),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from . import fused_head
 from .activations import FLOAT32, Pass
 from .persistent import gradient_terms, optimiser_terms, packed_terms, runtime_term, weight_terms
 from .request import Request
@@ -53,23 +54,27 @@ def sft(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
     """SFT: the loss is taken over chunks of rows, in float32, and each chunk's logits are computed anew in backward."""
     memory = roles["policy"]
     forward = Pass(
-        memory.shape,
-        request.batch,
-        request.length,
-        request.element,
-        request.padded,
-        cached=False,
+        memory.shape, request.batch, request.length, request.element, request.padded, cached=False,
         lora_r=request.lora_r,
-    )
+    )  # fmt: skip
+    loss = _fused_sft if fused_head.is_used() else _chunks
+    saved = Term("activations", "policy", forward.saved(request.gradient_checkpointing))
+    accumulated = gradient_terms(roles) if request.accumulation > 1 else []
+    instants = loss(request, memory, forward, (*optimiser_terms(roles), *accumulated, saved))
+    return persistent(request, roles), instants + backward(request, roles, "policy", forward, 0)
+
+
+def _fused_sft(request: Request, memory: RoleMemory, forward: Pass, kept: tuple[Term, ...]) -> list[Instant]:
+    return fused_head.learning(forward, "policy", kept, "gradient", ranked=True, trained_head=not request.lora_r)
+
+
+def _chunks(request: Request, memory: RoleMemory, forward: Pass, kept: tuple[Term, ...]) -> list[Instant]:
     rows = min(CHUNK, request.batch * (request.length - 1))
     table = rows * memory.shape.vocabulary * FLOAT32
     numbers = memory.shape.vocabulary * memory.shape.hidden
     converted = numbers * FLOAT32 if request.dtype != "float32" else 0
-    saved = Term("activations", "policy", forward.saved(request.gradient_checkpointing))
-    accumulated = gradient_terms(roles) if request.accumulation > 1 else []
-    kept = (*optimiser_terms(roles), *accumulated, saved)
     gradient = 0 if request.lora_r else numbers * FLOAT32 + memory.head * (request.batch * request.length > CHUNK)
-    instants = [
+    return [
         Instant(
             "a chunk's log-probabilities, their exponentials and product",
             "gradient",
@@ -81,7 +86,6 @@ def sft(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
             (*kept, Term("logits", "policy", 3 * table + converted), Term("gradients", "policy", gradient)),
         ),
     ]
-    return persistent(request, roles), instants + backward(request, roles, "policy", forward, 0)
 
 
 def reward(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
@@ -107,20 +111,42 @@ def dpo(request: Request, roles: Mapping[str, RoleMemory]) -> Found:
     )
     saved = Term("activations", "policy", forward.saved(request.gradient_checkpointing))
     accumulated = gradient_terms(roles) if request.accumulation > 1 else []
+    kept = (*optimiser_terms(roles), *accumulated, saved)
+    if fused_head.is_used():
+        instants = _fused_dpo(request, forward, reference, scored, kept)
+        return persistent(request, roles), instants + backward(request, roles, "policy", forward, 0)
+    instants = _dpo_tables(request, forward, reference, scored, kept)
+    return persistent(request, roles), instants + backward(request, roles, "policy", forward, forward.logits())
+
+
+def _fused_dpo(request: Request, forward: Pass, reference: str, scored: Pass, kept: tuple[Term, ...]) -> list[Instant]:
+    within = Term("activations", reference, scored.within_layer())
+    tile = Term("logits", reference, fused_head.scoring(scored, ranked=False))
+    return [
+        Instant("the reference's layers execute", "reward", (*kept, within)),
+        Instant("a tile of the reference's log-probabilities", "reward", (*kept, tile)),
+        *fused_head.learning(forward, "policy", kept, "gradient", ranked=True, trained_head=not request.lora_r),
+    ]
+
+
+def _dpo_tables(request: Request, forward: Pass, reference: str, scored: Pass, kept: tuple[Term, ...]) -> list[Instant]:
     table = forward.logits()
-    # Below float32, selective_log_softmax keeps every row's log-probabilities for backward.
-    rows = forward.logits(request.length - 1) if request.dtype != "float32" else 0
-    kept = (*optimiser_terms(roles), *accumulated, saved, Term("logits", "policy", table + rows))
-    chunk = 3 * ENTROPY_CHUNK * memory.shape.vocabulary * request.element
-    instants = [
+    # selective_log_softmax keeps the logits in float32, and makes two more tables of them in backward; below, it keeps
+    # every row's log-probabilities, beside the logits until the loss is there, beside their gradient in backward.
+    exact = request.dtype == "float32"
+    held = Term("logits", "policy", table if exact else table + forward.logits(request.length - 1))
+    learnt = Term("logits", "policy", (3 if exact else 2) * table)
+    chunk = 3 * ENTROPY_CHUNK * forward.shape.vocabulary * request.element
+    return [
         Instant(
-            "the reference's layers execute", "reward", (*kept, Term("activations", reference, scored.within_layer()))
+            "the reference's layers execute",
+            "reward",
+            (*kept, held, Term("activations", reference, scored.within_layer())),
         ),
         Instant(
             "the entropy is computed beside both models' logits",
             "reward",
-            (*kept, Term("logits", reference, table), Term("logits", "policy", table + chunk)),
+            (*kept, held, Term("logits", reference, table), Term("logits", "policy", table + chunk)),
         ),
-        Instant("backward of the loss reaches the logits", "gradient", (*kept, Term("logits", "policy", 3 * table))),
+        Instant("backward of the loss reaches the logits", "gradient", (*kept, learnt)),
     ]
-    return persistent(request, roles), instants + backward(request, roles, "policy", forward, table)

@@ -82,12 +82,14 @@ def _adapters(request: Request, role: str = "policy") -> Any:
 
 
 def tokenizer(size: int) -> Any:
-    """Words ``t0``, ``t1``, ...: one token each."""
-    words = Tokenizer(WordLevel({f"t{number}": number for number in range(size)}, unk_token="t0"))
+    """``<pad>``, ``<eos>`` and the words ``t2``, ``t3``, ...: one token each.
+
+    Special tokens are found inside words, too, so none may be how a word begins.
+    """
+    special = {"<pad>": _PAD, "<eos>": _EOS}
+    words = Tokenizer(WordLevel({**special, **{f"t{n}": n for n in range(len(special), size)}}, unk_token="<pad>"))
     words.pre_tokenizer = WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=f"t{_PAD}", eos_token=f"t{_EOS}", padding_side="left"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", padding_side="left")
 
 
 class _Words:

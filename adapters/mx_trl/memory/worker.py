@@ -45,7 +45,10 @@ def main(folder: Path) -> None:
     watch = PhasePeaks(resident())
     callbacks: list[Any] = [watch]
     if request.policy != NO_POLICY:
-        options = {"release_frozen": request.release_frozen, "mismatch_samples": request.mismatch_samples}
+        # Every step, so that few steps hold what ten of a real run do.
+        options = {
+            "release_frozen": request.release_frozen, "mismatch_samples": request.mismatch_samples, "mismatch_every": 1,
+        }  # fmt: skip
         callbacks.insert(0, MXCallback(policy=request.policy, output_dir=str(folder / "mx"), **options))
     trainer = make_trial(request, folder / "run", int(told["steps"]), callbacks)
     trainer.train()
