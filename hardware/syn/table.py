@@ -39,7 +39,7 @@ def shortfalls(report: dict[str, Any]) -> list[str]:
     lines = []
     if unrouted:
         lines.append(f"Not placed and routed with all five seeds: {', '.join(unrouted)}.")
-        lines.append("Whether these reach their clock rates is open.")
+        lines.append("What their other seeds would reach is open.")
     for name, part in report.items():
         for word, sign in (("most", 1), ("least", -1)):
             limits = part["thresholds"][word].items()

@@ -38,7 +38,7 @@ def test_the_docs_name_what_is_missed_and_what_is_open() -> None:
     assert tuple(build.DESIGNS) == table.DESIGNS
     assert table.shortfalls({"dot": part}) == [
         "Not placed and routed with all five seeds: `tile`, `ulx3s`.",
-        "Whether these reach their clock rates is open.",
+        "What their other seeds would reach is open.",
         "Missed: `dot`, dsps 33, at most 32.",
         "Missed: `dot`, fmax_mhz 98.5, at least 100.",
     ]

@@ -1,4 +1,4 @@
-// ULX3S with an LFE5U-85F: a 2 x 2 tile, 256 KiB of block RAM for elements and 16 KiB for scales, behind the USB serial port.
+// ULX3S with an LFE5U-85F: a 2 x 1 tile, 256 KiB of block RAM for elements and 16 KiB for scales, behind the USB serial port.
 //
 // The names of the pins are those of ulx3s.lpf: "rx" and "tx" are the board's, seen from the FPGA.
 module ulx3s (
@@ -36,7 +36,7 @@ module ulx3s (
 
   logic idle;
   mx_board #(
-      .ROWS(2), .COLUMNS(2), .WORDS(4096), .BLOCKS(256), .HANDLES(32), .CLOCK_HZ(CLOCK_HZ), .BAUD(BAUD), .NAME("ULX3S-85F")
+      .ROWS(2), .COLUMNS(1), .WORDS(4096), .BLOCKS(256), .HANDLES(32), .CLOCK_HZ(CLOCK_HZ), .BAUD(BAUD), .NAME("ULX3S-85F")
   ) board (
       .clk, .reset, .rx, .tx, .idle,
       // No energy meter on this board; an external one would drive these.
