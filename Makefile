@@ -37,7 +37,7 @@ other_torch = $(if $(filter-out file,$(origin TORCH)),$(shell [ "$$(cat $(1)/tor
 rebuild:
 
 $(VENV)/.complete: pyproject.toml requirements/common.txt requirements/ppo.txt $(call other_torch,$(VENV))
-	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)report$(,)search$(,)test$(,)dev]')
+	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)report$(,)search$(,)ray$(,)test$(,)dev]')
 
 $(VENV_TRL)/.complete: pyproject.toml requirements/common.txt requirements/trl.txt $(call other_torch,$(VENV_TRL))
 	$(call build_env,$(VENV_TRL),trl,'.[trl$(,)search$(,)report$(,)test]')

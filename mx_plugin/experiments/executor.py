@@ -20,12 +20,16 @@ _GRACE_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Job:
-    """One process: what to call, with what in its environment beside this process's, and where its output goes."""
+    """One process: what to call, with what in its environment beside this process's, and where its output goes.
+
+    ``again`` makes the job anew, with empty folders, for an executor that lost the machine it ran on.
+    """
 
     name: str
     command: Sequence[str]
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    again: Callable[[], Job] | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,9 +63,12 @@ def run_all(
 
     def jobs() -> Iterator[Job]:
         for run in runs:
-            job = make_job(run, folder.begin(run))
+            job = begin(run)
             by_name[job.name] = run
             yield job
+
+    def begin(run: PlannedRun) -> Job:
+        return replace(make_job(run, folder.begin(run)), again=lambda: begin(run))
 
     def watch(running: Sequence[tuple[Job, float]]) -> None:
         progress.running([(job.name, s, steps_done(folder.part(by_name[job.name]))) for job, s in running])

@@ -1,4 +1,4 @@
-"""An experiment of real processes without models: ``driver.py RESULTS [fail]``; each run takes half a second.
+"""An experiment of real processes without models: ``driver.py RESULTS [fail] [ray]``; each run takes half a second.
 
 ``driver.py --child FOLDER [fail]`` is one of its runs: rows of metrics, a file of what it was told, done.json.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mx_plugin.experiments.child import end_with_parent
-from mx_plugin.experiments.executor import Job, LocalExecutor
+from mx_plugin.experiments.executor import Executor, Job, LocalExecutor
 from mx_plugin.experiments.folder import ResultsFolder, write_done
 from mx_plugin.experiments.plan import Plan, PlannedRun, settle
 from mx_plugin.experiments.progress import ProgressLines
@@ -24,7 +26,18 @@ def plan() -> Plan:
     return Plan("ppo", {"options": {"lr": 1}}, runs, (1, 2), STEPS, "A", {"sha256": "0"}, 1)
 
 
-def drive(results: Path, failing: str) -> int:
+@contextmanager
+def executor(name: str) -> Iterator[Executor]:
+    if name != "ray":
+        yield LocalExecutor(2)
+        return
+    from mx_trl.experiments.ray_executor import RayExecutor
+
+    with RayExecutor(cpus=1, slots=2) as made:
+        yield made
+
+
+def drive(results: Path, failing: str, where: str = "local") -> int:
     folder = ResultsFolder(results)
     with folder.locked(), terminable():
         settled = settle(folder.plan(), plan(), add=False)
@@ -36,7 +49,8 @@ def drive(results: Path, failing: str) -> int:
             return Job(str(run), command, part / "run.log", {"OMP_NUM_THREADS": "1"})
 
         progress = ProgressLines(sys.stderr, len(waiting), STEPS)
-        return 1 if run_all(folder, waiting, LocalExecutor(2), job, progress) else 0
+        with executor(where) as chosen:
+            return 1 if run_all(folder, waiting, chosen, job, progress) else 0
 
 
 def child(part: Path, failing: str) -> None:
@@ -56,4 +70,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--child":
         child(Path(sys.argv[2]), sys.argv[3])
     else:
-        sys.exit(drive(Path(sys.argv[1]), (sys.argv[2:] or [""])[0]))
+        sys.exit(drive(Path(sys.argv[1]), *sys.argv[2:] or [""]))

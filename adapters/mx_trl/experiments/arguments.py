@@ -61,7 +61,23 @@ _JUDGED: dict[str, dict[str, Any]] = {
 _RUN: dict[str, dict[str, Any]] = {
     "--output": {"required": True, "metavar": "FOLDER", "help": "results folder, new or to be continued"},
     "--add": {"action": "store_true", "help": "add these runs to the plan that the folder holds"},
-    "--jobs": {"type": int, "default": 1, "metavar": "N", "help": "runs at a time (default: 1)"},
+    "--jobs": {
+        "type": int,
+        "metavar": "N",
+        "help": "runs at a time (default: 1; with ray: as many as it has room for)",
+    },
+    "--executor": {
+        "choices": ("local", "ray"),
+        "default": "local",
+        "help": "ray: each run is a task of a Ray cluster, tried again when its worker dies (default: this machine)",
+    },
+    "--ray_address": {"metavar": "A", "help": "of a running cluster (default: RAY_ADDRESS, else one on this machine)"},
+    "--gpus_per_run": {
+        "type": float,
+        "default": 0.0,
+        "metavar": "G",
+        "help": "ray: GPUs that a run takes (default: 0)",
+    },
     "--threads": {"type": int, "metavar": "N", "help": "of each run (default: the cores, divided by --jobs)"},
     "--keep_models": {
         "choices": ("all", "none"),

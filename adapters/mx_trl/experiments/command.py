@@ -8,13 +8,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mx_plugin.experiments.evaluated import is_evaluated
-from mx_plugin.experiments.executor import Job, LocalExecutor
+from mx_plugin.experiments.executor import Executor, Job, LocalExecutor
 from mx_plugin.experiments.folder import DONE, MODEL, ResultsFolder
 from mx_plugin.experiments.plan import Plan, PlannedRun, settle
 from mx_plugin.experiments.policies import needs_matrix
@@ -109,7 +110,8 @@ def _carry_out(
         command = [sys.executable, "-m", "mx_trl.experiments.run", str(part)]
         return Job(str(run), command, part / "run.log", environment(plan.threads))
 
-    failures = run_all(folder, waiting, LocalExecutor(arguments.jobs), make_job, progress)
+    with executor_of(arguments, plan.threads) as executor:
+        failures = run_all(folder, waiting, executor, make_job, progress)
     if failures:
         names = ", ".join(str(failure.run) for failure in failures)
         progress.say(f"{len(failures)} of {len(asked)} runs failed: {names}; the same command tries them again")
@@ -117,6 +119,22 @@ def _carry_out(
     if arguments.keep_models == "none" and not arguments.no_evaluate:
         remove_models(folder, plan)
     return FAILED if failures or not judged else 0
+
+
+@contextmanager
+def executor_of(arguments: argparse.Namespace, threads: int) -> Iterator[Executor]:
+    """The executor that ``--executor`` names; a run takes ``threads`` processors.
+
+    Raises:
+        StageError: no Ray, no cluster, or no room in it for a run.
+    """
+    if arguments.executor == "local":
+        yield LocalExecutor(arguments.jobs or 1)
+        return
+    from .ray_executor import RayExecutor
+
+    with RayExecutor(threads, arguments.gpus_per_run, arguments.jobs, arguments.ray_address) as executor:
+        yield executor
 
 
 def evaluate(folder: ResultsFolder, threads: int) -> bool:

@@ -71,7 +71,7 @@ def plan_of(
         num_steps=start["num_steps"],
         baseline=arguments.baseline,
         start=start["start"],
-        threads=threads or default_threads(arguments.jobs, embedded=arguments.config is None),
+        threads=threads or default_threads(arguments.jobs or 1, embedded=arguments.config is None),
         margin=request.margin,
         judge=arguments.judge,
         evaluation={"held_out": start["held_out"], **request.evaluation},

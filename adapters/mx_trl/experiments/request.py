@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +48,7 @@ def read_request(arguments: argparse.Namespace) -> Request:
             raise ExperimentError(f"--{name} {value}: give 1 or more")
     if arguments.max_cost is not None and arguments.budget is not None:
         raise ExperimentError("--max_cost limits each layer, --budget their sum: give one of them")
+    _check_executor(arguments)
     evaluation = {"num_prompts": arguments.eval_prompts, "text": arguments.eval_text}
     return Request(
         policies=tuple(policies),
@@ -57,6 +59,21 @@ def read_request(arguments: argparse.Namespace) -> Request:
         margin=_margin(arguments.margin),
         evaluation={name: value for name, value in evaluation.items() if value is not None},
     )
+
+
+def _check_executor(arguments: argparse.Namespace) -> None:
+    """Said before the recipe is examined, which takes a while."""
+    if arguments.executor == "ray":
+        if importlib.util.find_spec("ray") is None:
+            raise ExperimentError("--executor ray needs Ray, which is not installed: pip install 'mx-plugin[ray]'")
+        if arguments.gpus_per_run < 0:
+            raise ExperimentError(f"--gpus_per_run {arguments.gpus_per_run}: give 0 or more")
+        return
+    for name in ("ray_address", "gpus_per_run"):
+        if getattr(arguments, name):
+            raise ExperimentError(
+                f"--{name} {getattr(arguments, name)} is for --executor ray: name that, or leave it out"
+            )
 
 
 def default_threads(jobs: int, embedded: bool) -> int:
