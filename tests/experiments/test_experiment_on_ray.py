@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("ray")
+pytest.importorskip("trl")
 
 from mx_plugin.cli import main
 
