@@ -57,10 +57,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Profiled]:
     return {}
 
 
-SWITCHED_OUT = 0.05
-"""Seconds that a busy machine may take the processor away between the two clocks' readings of the same boundary."""
-
-
 @pytest.fixture
 def profiled(
     run: dict[str, Profiled], make_ppo: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
@@ -94,7 +90,7 @@ def test_phase_seconds_agree_with_the_ledgers_and_partition_training(profiled: P
     ledger = sums((row["phase"], float(row["seconds"])) for row in profiled.energy if row["seconds"])
     assert ours.keys() == ledger.keys() == {"rollout", "reward", "gradient", "other"}
     for phase in ("rollout", "reward", "gradient"):
-        assert ours[phase] == pytest.approx(ledger[phase], rel=0.02, abs=SWITCHED_OUT), phase
+        assert ours[phase] == pytest.approx(ledger[phase], rel=0.02), phase
     assert sum(ours.values()) == pytest.approx(sum(ledger.values()), rel=0.02)
     assert sum(ours.values()) <= profiled.seconds
     assert sum(ours.values()) == pytest.approx(profiled.seconds, rel=0.1)
@@ -105,7 +101,7 @@ def test_seconds_of_a_step_agree_with_the_ledgers(profiled: Profiled) -> None:
         ours = sums((row.phase, row.seconds) for row in profiled.rows if row.is_phase and row.step == step)
         ledger = {r["phase"]: float(r["seconds"]) for r in profiled.energy if r["seconds"] and int(r["step"]) == step}
         for phase in ("rollout", "reward", "gradient"):
-            assert ours[phase] == pytest.approx(ledger[phase], rel=0.05, abs=SWITCHED_OUT), (step, phase)
+            assert ours[phase] == pytest.approx(ledger[phase], rel=0.05, abs=0.01), (step, phase)
 
 
 def test_every_step_has_its_phases_and_only_profiled_ones_have_layers(profiled: Profiled) -> None:

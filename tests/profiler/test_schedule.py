@@ -48,19 +48,6 @@ def test_windows_open_and_close_once_around_each_run_of_active_steps(numbers: tu
     assert seen == active(schedule, 20)
 
 
-@pytest.mark.parametrize("numbers", [(1, 1, 2, 2), (0, 0, 1, 0), (0, 2, 3, 1), (3, 0, 2, 2), (2, 1, 1, 0)])
-def test_nothing_begins_or_ends_between_two_turns(numbers: tuple[int, ...]) -> None:
-    schedule = Schedule.of(numbers)
-    turns, index = [0], schedule.next_turn(0)
-    while index is not None and index < 20:
-        turns.append(index)
-        index = schedule.next_turn(index)
-    for index in range(1, 20):
-        changes = schedule.state(index) != schedule.state(index - 1)
-        if changes or schedule.closes(index) or schedule.opens(index):
-            assert index in turns
-
-
 @pytest.mark.parametrize(
     ("numbers", "message"),
     [

@@ -1,4 +1,4 @@
-"""Seconds and peak memory of each phase, at every step."""
+"""Seconds and peak memory of each phase, at every step: the ledger's own windows, without meters."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from mx_plugin.execution.phases import OTHER, TRACKER
+from mx_plugin.ledger import Ledger
 
 from .memory import PeakMemory, Peaks
 
@@ -28,10 +29,7 @@ class Boundary(NamedTuple):
 
 
 class PhaseClock:
-    """Follows the tracker; its phases partition the wall time from :meth:`start` to :meth:`stop`, as the ledger's do.
-
-    It keeps books of its own, because it runs at every change of phase of steps that nobody profiles: the ledger's,
-    made for meters and work, take ten times as long.
+    """Follows the tracker; its phases partition the wall time from :meth:`start` to :meth:`stop`.
 
     Args:
         memory: read at the end of each phase.
@@ -41,23 +39,23 @@ class PhaseClock:
     def __init__(self, memory: PeakMemory, settle: Callable[[], None] | None = None) -> None:
         self._memory = memory
         self._settle = settle
-        self._phase: str | None = None
-        self._opened = 0.0
-        self._totals: dict[str, PhaseTotal] = {}
+        self._now = 0.0
+        self._ledger = Ledger((), tuple, clock=self._read)
+        self._peaks: dict[str, Peaks] = {}
         self._lock = threading.Lock()
         self._step = 1
         self.track: list[Boundary] | None = None
         """Every boundary since :meth:`follow`, None while nobody wants them."""
 
+    def _read(self) -> float:
+        self._now = time.perf_counter()
+        return self._now
+
     def start(self, step: int) -> None:
         """Step ``step`` begins (the first is 1), and what is going on is ``other``."""
-        self._step, self._phase, self._opened = step, OTHER, time.perf_counter()
+        self._step = step
+        self._ledger.start(OTHER)
         TRACKER.subscribe(self.entered, first=True)
-
-    @property
-    def now(self) -> float:
-        """Seconds of ``time.perf_counter`` at the last boundary."""
-        return self._opened
 
     def rebase(self, step: int) -> None:
         """The step in progress is ``step``: a checkpoint was taken up."""
@@ -66,35 +64,35 @@ class PhaseClock:
     def entered(self, phase: str) -> None:
         """The tracker's word: ``phase`` begins."""
         with self._lock:
-            before = self._phase
-            if before is None or before == phase:
-                return
-            self._close(before)
-            self._open(phase)
+            self._end_phase()
+            self._ledger.switch(phase)
+            if self.track is not None:
+                self.track.append(Boundary(self._now, phase, self._step))
 
     def step_end(self, step: int) -> dict[str, PhaseTotal]:
         """Step ``step`` is over: its totals by phase."""
         with self._lock:
-            phase = self._phase or OTHER
-            self._close(phase)
+            phase = self._ledger.phase or OTHER
+            self._end_phase()
+            rows = self._ledger.step_end(step)
             self._step = step + 1
-            self._open(phase)
-            return self._take()
+            if self.track is not None:
+                self.track.append(Boundary(self._now, phase, self._step))
+            return self._totals(rows)
 
-    def stop(self) -> dict[str, PhaseTotal]:
+    def stop(self, step: int) -> dict[str, PhaseTotal]:
         """Totals of what ran since the last step ended. Idempotent: then nothing."""
+        if not self._ledger.running:
+            return {}
         TRACKER.unsubscribe(self.entered)
         with self._lock:
-            phase, self._phase = self._phase, None
-            if phase is None:
-                return {}
-            self._close(phase)
-            return self._take()
+            self._end_phase()
+            return self._totals(self._ledger.stop(step))
 
     def follow(self) -> None:
         """Keep boundaries from now on."""
         with self._lock:
-            self.track = [Boundary(time.perf_counter(), self._phase or OTHER, self._step)]
+            self.track = [Boundary(time.perf_counter(), self._ledger.phase or OTHER, self._step)]
 
     def unfollow(self) -> list[Boundary]:
         """The boundaries since :meth:`follow`; none are kept from now on."""
@@ -102,23 +100,15 @@ class PhaseClock:
             track, self.track = self.track or [], None
             return track
 
-    def _close(self, phase: str) -> None:
+    def _end_phase(self) -> None:
         if self._settle is not None and self.track is not None:
             self._settle()
-        peaks = self._memory.take()
-        now = time.perf_counter()
-        seconds = now - self._opened
-        self._opened = now
-        known = self._totals.get(phase)
-        if known is not None:
-            seconds, peaks = seconds + known.seconds, peaks.larger(known.peaks)
-        self._totals[phase] = PhaseTotal(seconds, peaks)
+        phase = self._ledger.phase
+        if phase is not None:
+            known = self._peaks.get(phase)
+            peaks = self._memory.take()
+            self._peaks[phase] = peaks if known is None else peaks.larger(known)
 
-    def _open(self, phase: str) -> None:
-        self._phase = phase
-        if self.track is not None:
-            self.track.append(Boundary(self._opened, phase, self._step))
-
-    def _take(self) -> dict[str, PhaseTotal]:
-        totals, self._totals = self._totals, {}
-        return totals
+    def _totals(self, rows: list) -> dict[str, PhaseTotal]:  # type: ignore[type-arg]
+        peaks, self._peaks = self._peaks, {}
+        return {row.phase: PhaseTotal(row.seconds or 0.0, peaks.get(row.phase, Peaks())) for row in rows}

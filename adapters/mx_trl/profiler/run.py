@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WRITE_EVERY = 1.0
-"""Seconds of training between two writes of profile.csv: what a killed run may lose of its rows, outside windows."""
-
 
 class ProfiledRun:
     """Everything that lives for one ``train()`` of one trainer. Files are the main process's."""
@@ -49,11 +46,6 @@ class ProfiledRun:
         self._layers: LayerTimer | None = None
         self._window: Window | None = None
         self._windows: list[dict[str, Any]] = []
-        self._turn: int | None = 0
-        """The next step, counted from the run's first, before which a window begins or ends."""
-        self._waiting: list[tuple[int, dict[str, PhaseTotal]]] = []
-        """Steps that were not profiled and are not in profile.csv yet."""
-        self._written = 0.0
 
     # ------------------------------------------------------------------ begin and end
 
@@ -74,13 +66,12 @@ class ProfiledRun:
     def _finish(self) -> None:
         try:
             profiled = self._window is not None and self._window.active
-            totals = self._clock.stop()
+            totals = self._clock.stop(self.step + 1)
             self._book(self.step + 1, totals, profiled)
             self._close_window(self.step + 1, complete=False)
         finally:
             self._memory.close()
             if self.folder is not None:
-                self._write_waiting(self.folder)
                 self._write_summary()
                 self.folder.close()
         if self.folder is not None:
@@ -138,35 +129,23 @@ class ProfiledRun:
         totals = self._clock.step_end(step)
         self._book(step, totals, self._window is not None and self._window.active)
         self.step = step
-        if step - self.first_step == self._turn:
-            self._turn_to(step - self.first_step)
+        self._turn_to(step - self.first_step)
 
     def _book(self, step: int, totals: dict[str, PhaseTotal], profiled: bool) -> None:
         if self.folder is None:
             return
-        if profiled:
-            self._write_waiting(self.folder)
-            layers = layer_rows(step, self._layers.drain()) if self._layers is not None else []
-            self.folder.append(phase_rows(step, totals, profiled) + layers)
-            return
-        self._waiting.append((step, totals))
-        if self._clock.now - self._written > WRITE_EVERY:
-            self._write_waiting(self.folder)
-
-    def _write_waiting(self, folder: ProfileFolder) -> None:
-        steps, self._waiting, self._written = self._waiting, [], self._clock.now
-        if steps:
-            folder.append([row for step, totals in steps for row in phase_rows(step, totals, False)])
+        rows = phase_rows(step, totals, profiled)
+        if self._layers is not None and profiled:
+            rows += layer_rows(step, self._layers.drain())
+        self.folder.append(rows)
 
     def _turn_to(self, index: int) -> None:
         """The run's step number ``index`` (0 is its first) is about to begin."""
         if self.folder is None or self._layers is None:
             return
         schedule = self.callback.schedule
-        self._turn = schedule.next_turn(index)
         if schedule.closes(index):
             self._close_window(self.step, complete=True)
-            self._write_waiting(self.folder)
             self._write_summary()
         if schedule.opens(index):
             self._window = self._make_window(self.folder, self._layers, self.step + 1 + schedule.warmup)
@@ -223,6 +202,5 @@ class ProfiledRun:
         """The closing table; one line on processes that write no files."""
         if self.folder is None:
             return "this process keeps no profile"
-        self._write_waiting(self.folder)
         notes = [f"peak resident: n/a: {self._memory.why}"] if self._memory.why else []
         return closing_table(self.folder.rows, str(self.folder.path), [*notes, *self.folder.troubles])

@@ -72,14 +72,6 @@ class Schedule:
         """Whether a window ends before step ``index``."""
         return index > 0 and index % self.cycle == 0 and self.state(index - 1) == ACTIVE
 
-    def next_turn(self, index: int) -> int | None:
-        """The first step after ``index`` before which something begins or ends; None: nothing does any more."""
-        if self.repeat and index >= self.cycle * self.repeat:
-            return None
-        place = index % self.cycle
-        edges = (self.wait, self.wait + self.warmup, self.cycle)
-        return index - place + next(edge for edge in edges if edge > place)
-
     def check(self, steps: int) -> None:
         """Raises ProfilerError: a run of ``steps`` steps ends before the first active one."""
         before = self.wait + self.warmup
