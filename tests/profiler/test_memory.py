@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -26,6 +29,20 @@ def test_a_peak_is_seen_after_it_is_over_and_not_again() -> None:
     assert before is not None and peak is not None and after is not None
     assert peak >= before + 60 * MB
     assert after <= peak - 60 * MB
+
+
+def test_the_mark_of_the_program_that_started_this_one_is_not_its_own() -> None:
+    """``ru_maxrss`` survives fork and exec."""
+    asked = (
+        "from mx_trl.profiler.memory import PeakMemory; m = PeakMemory(cuda=False); p = m.take().resident; "
+        "print(p if p is not None else 'unknown')"
+    )
+    ballast = torch.ones(1536 * MB // 4)
+    answer = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    assert ballast.numel()
+    if answer == "unknown":
+        pytest.skip("this kernel has no mark to set back")
+    assert int(answer) < 1536 * MB
 
 
 def test_what_cannot_be_read_is_none_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from typing import NamedTuple
 
 import torch
@@ -42,6 +43,8 @@ class PeakMemory:
             os.write(self._reset, _RESET_PEAK)
         except OSError as error:
             self.why = f"the kernel lets no process set back its peak of resident memory: {error}"
+        self._inherited = _maximum_resident()
+        """Bytes: at least the mark of the program that started this one, below which ru_maxrss never falls."""
         if cuda:
             torch.cuda.reset_peak_memory_stats()
 
@@ -51,14 +54,20 @@ class PeakMemory:
 
     def _resident(self) -> int | None:
         try:
-            text = os.pread(self._status, 4096, 0)
-            at = text.index(_MARK) + len(_MARK)
-            peak = 1024 * int(text[at : text.index(b"kB", at)])
+            # A line of /proc/self/status is the exact one, and costs ten times as much: the kernel writes out all.
+            peak = _maximum_resident()
+            if peak <= self._inherited:
+                peak = self._marked()
             os.pwrite(self._reset, _RESET_PEAK, 0)
         except (OSError, ValueError) as error:
             self.why = f"the peak of resident memory cannot be read: {error}"
             return None
         return peak
+
+    def _marked(self) -> int:
+        text = os.pread(self._status, 4096, 0)
+        at = text.index(_MARK) + len(_MARK)
+        return 1024 * int(text[at : text.index(b"kB", at)])
 
     def _allocated(self) -> int:
         peak = int(torch.cuda.max_memory_allocated())
@@ -71,3 +80,8 @@ class PeakMemory:
             if file >= 0:
                 os.close(file)
         self._status = self._reset = -1
+
+
+def _maximum_resident() -> int:
+    """Bytes; the larger of this program's mark (VmHWM) and of the one that a program of before ``exec`` left behind."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
