@@ -55,6 +55,15 @@ def test_a_library_that_the_environment_names_is_loaded_or_missed(
     assert line.status == "ok" and str(other) in line.detail
 
 
+def test_nothing_of_a_level_runs_when_the_library_is_loaded() -> None:
+    """A constructor in a level's file would end every process on a processor without its instructions."""
+    if not library.available() or not (nm := shutil.which("nm")):
+        pytest.skip("no native kernels")
+    symbols = subprocess.run([nm, build.LIBRARY], capture_output=True, text=True, check=True).stdout
+    assert "GLOBAL__sub_I" in symbols, "the library's symbols tell of constructors: dispatch has one"
+    assert "GLOBAL__sub_I_level" not in symbols
+
+
 def test_sanitizers_are_built_into_a_library_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         build.main(["--sanitize"])

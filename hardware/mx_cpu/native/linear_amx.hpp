@@ -24,7 +24,7 @@ constexpr int64_t ROWS_AT_ONCE = 512;          // activation rows whose sums and
 
 struct TileConfig {
   alignas(64) uint8_t bytes[64] = {};
-  TileConfig() {
+  constexpr TileConfig() {
     bytes[0] = 1;
     for (int t = 0; t < 8; ++t) {
       bytes[16 + 2 * t] = 64;  // bytes a row
@@ -40,7 +40,8 @@ class Tiles {
   ~Tiles() { _tile_release(); }
 
  private:
-  static inline const TileConfig config{};
+  // Made by the compiler: a constructor would run these instructions when the library is loaded, on any processor.
+  static constexpr TileConfig config{};
 };
 
 MX_INLINE void transpose_dwords(__m512i* r) {
