@@ -15,7 +15,8 @@ import pluggy
 
 from . import hookspecs
 from .errors import PluginError, nearest
-from .hookspecs import INTERFACE_VERSION, PROJECT
+from .hookspecs import PROJECT
+from .interface_version import newer_minor, version_mismatch
 from .plugin_discovery import CORE, Candidate, find_candidates
 from .plugin_record import BROKEN, REFUSED, PluginRecord
 
@@ -132,11 +133,17 @@ class PluginHost:
         except Exception as error:
             record.broke("registration", error)
             return
+        newer = newer_minor(declared)
         if unknown:
             self._manager.unregister(name=unique)
-            record.broke("registration", PluginError(f"unknown hook {unknown[0]!r}: {nearest(unknown[0], HOOKS)}"))
+            why = f"{newer}, or mark the hook @hookimpl(optionalhook=True)" if newer else nearest(unknown[0], HOOKS)
+            record.broke("registration", PluginError(f"unknown hook {unknown[0]!r}: {why}"))
             return
         record.plugin = plugin
+        if newer:
+            record.note(newer)
+        for message in self._deprecated_hooks(plugin):
+            record.note(message)
         for hook in HOOKS:
             if callable(getattr(plugin, hook, None)) and not self._calls(plugin, hook):
                 record.note(f"{hook} lacks the decorator @mx_plugin.hookimpl, so it is never called")
@@ -149,6 +156,11 @@ class PluginHost:
             if not caller.has_spec()
             and any(impl.plugin is plugin and not impl.optionalhook for impl in caller.get_hookimpls())
         ]
+
+    def _deprecated_hooks(self, plugin: object) -> list[str]:
+        """pluggy has warned where the hook is written; a user who never sees Python's warnings reads it here."""
+        callers = self._manager.get_hookcallers(plugin) or []
+        return [str(caller.spec.warn_on_impl) for caller in callers if caller.spec and caller.spec.warn_on_impl]
 
     def _calls(self, plugin: object, hook: str) -> bool:
         return any(impl.plugin is plugin for impl in getattr(self._manager.hook, hook).get_hookimpls())
@@ -209,23 +221,6 @@ def _new_manager() -> pluggy.PluginManager:
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     return manager
-
-
-def version_mismatch(declared: object) -> str:
-    """Why a plugin with that declared interface version is refused; empty when it is not.
-
-    Undeclared is accepted, and so is any minor version of our major: minors only add.
-    """
-    if declared is None:
-        return ""
-    ours = INTERFACE_VERSION
-    match declared:
-        case (int(major), int(minor)):
-            if major == ours[0]:
-                return ""
-            remedy = "upgrade the plugin" if major < ours[0] else "upgrade mx-plugin, or install an older plugin"
-            return f"written for interface {major}.{minor}, this mx-plugin has {ours[0]}.{ours[1]}: {remedy}"
-    return f"its interface version is {declared!r}, not (major, minor): declare MX_PLUGIN_INTERFACE = {ours}"
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from .errors import PluginError, nearest
-from .plugin_host import PluginHost, version_mismatch
+from .interface_version import newer_minor, overridden_deprecated, version_mismatch
+from .plugin_host import PluginHost
 from .plugin_record import PluginRecord
 
 if TYPE_CHECKING:
@@ -343,9 +344,12 @@ def _make(kind: str, name: str, registry: Mapping[str, Registration], cls: type,
     if not isinstance(made, cls):
         found = f"the class {made.__name__} itself" if isinstance(made, type) else f"a {type(made).__name__}"
         raise PluginError(f"the factory of {what} made {found}, not a mx_plugin.interfaces.{cls.__name__}")
-    why = version_mismatch(getattr(made, "interface_version", None))
+    declared = getattr(made, "interface_version", None)
+    why = version_mismatch(declared)
     if why:
         raise PluginError(f"{what} is refused: {why}")
+    for note in filter(None, (newer_minor(declared), *overridden_deprecated(made))):
+        registration.plugin.note(f"{kind} {name!r}: {note}")
     return made
 
 
