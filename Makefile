@@ -18,7 +18,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_distributed test_trl test_openrlhf memory_validate sanitize lint fix types imports check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_distributed test_trl test_openrlhf memory_validate sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,7 +37,7 @@ other_torch = $(if $(filter-out file,$(origin TORCH)),$(shell [ "$$(cat $(1)/tor
 rebuild:
 
 $(VENV)/.complete: pyproject.toml requirements/common.txt requirements/ppo.txt $(call other_torch,$(VENV))
-	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)report$(,)search$(,)ray$(,)test$(,)dev]')
+	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)report$(,)search$(,)ray$(,)test$(,)docs$(,)dev]')
 
 $(VENV_TRL)/.complete: pyproject.toml requirements/common.txt requirements/trl.txt $(call other_torch,$(VENV_TRL))
 	$(call build_env,$(VENV_TRL),trl,'.[trl$(,)search$(,)report$(,)test]')
@@ -166,6 +166,9 @@ types: $(VENV)/.complete ## Check types with mypy: strict on the core, plain on 
 
 imports: $(VENV)/.complete ## Check the dependency rule with import-linter
 	$(VENV)/bin/lint-imports
+
+docs: $(VENV)/.complete ## Build the documentation site into build/docs; a warning is an error
+	$(VENV)/bin/sphinx-build -W --keep-going -q -c docs/site -d build/doctrees docs build/docs
 
 check: lint types imports test ## Run lint, types, imports and the fast tests
 

@@ -13,11 +13,29 @@ from typing import Any
 
 import torch
 
-from .check import Check as Check
+from .check import Check
 from .formats.cast import StochasticKey
 from .formats.tensor import MXTensor
-from .hookspecs import INTERFACE_VERSION as INTERFACE_VERSION
+from .hookspecs import INTERFACE_VERSION
 from .precision.formats import LayerFormats
+
+__all__ = [
+    "INTERFACE_VERSION",
+    "Backend",
+    "BoundCast",
+    "BoundLinear",
+    "Capabilities",
+    "Check",
+    "Counters",
+    "Exactness",
+    "Handle",
+    "LayerInfo",
+    "MatrixProduct",
+    "Measurement",
+    "Meter",
+    "Provider",
+    "Work",
+]
 
 Handle = Any
 """Whatever a backend's ``load_weight`` returns; opaque to everyone else."""
@@ -87,7 +105,7 @@ class Provider(ABC):
 class Exactness:
     """How close ``linear`` is to the exact product of the dequantised operands.
 
-    ``bound`` is the largest |error| relative to sum |x||w| for float32 output; None means
+    ``bound`` is the largest ``|error|`` relative to ``sum |x||w|`` for float32 output; None means
     bit-exact to the reference backend.
     """
 

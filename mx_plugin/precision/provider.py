@@ -14,7 +14,7 @@ from .policy import WHY_LM_HEAD, PrecisionPolicy, Rule
 
 
 class PolicyProvider(Provider):
-    """Answers by a :class:`PrecisionPolicy`. After ``start`` only layers of the run have an answer."""
+    """Answers by a :class:`mx_plugin.PrecisionPolicy`. After ``start`` only layers of the run have an answer."""
 
     def __init__(self, policy: PrecisionPolicy) -> None:
         self.policy = policy
