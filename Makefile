@@ -18,7 +18,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_distributed test_trl test_openrlhf memory_validate sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_distributed test_trl test_openrlhf memory_validate surface sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -146,6 +146,9 @@ test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX 
 
 memory_validate: $(VENV)/.complete ## Train six runs in fresh processes beside their planned memory, and write the table of docs/memory.md (7 GB)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python docs/tables/memory.py $(ARGS)
+
+surface: $(VENV)/.complete ## Write the public names and signatures anew that tests/plugins/test_public_surface.py holds
+	$(VENV)/bin/python -m tests.plugins.public_surface $(ARGS)
 
 sanitize: $(VENV)/.complete ## Run the kernels' tests on a build with AddressSanitizer and UBSan
 	$(VENV)/bin/python .ci/sanitize.py $(ARGS)

@@ -43,6 +43,10 @@ class MXConfig:
     max_cost: float | None = field(
         default=None, metadata={"help": "Policy D takes the narrowest format whose cost is at most this."}
     )
+    policy_options: list[str] | None = field(
+        default=None,
+        metadata={"help": "Options of a plugin's provider: NAME.OPTION=VALUE ... (in YAML a mapping)."},
+    )
     backend: str = field(
         default="auto", metadata={"help": "Backend that executes MX layers; auto: the one for the trainer's device."}
     )
@@ -64,6 +68,9 @@ class MXConfig:
     )
     meters: list[str] = field(
         default_factory=lambda: ["modelled"], metadata={"help": "Energy meters: modelled, zeus, a plugin's."}
+    )
+    meter_options: list[str] | None = field(
+        default=None, metadata={"help": "Options of meters: NAME.OPTION=VALUE ... (in YAML a mapping)."}
     )
     energy_target: str = field(
         default="as-executed", metadata={"help": "What modelled energy describes: as-executed or projected:<device>."}
@@ -122,8 +129,10 @@ class MXConfig:
     def __post_init__(self) -> None:
         if isinstance(self.backends, Mapping):
             self.backends = [f"{pattern}={name}" for pattern, name in self.backends.items()]
-        if isinstance(self.backend_options, Mapping):
-            self.backend_options = _flat(self.backend_options)
+        for name in ("backend_options", "policy_options", "meter_options"):
+            options = getattr(self, name)
+            if isinstance(options, Mapping):
+                setattr(self, name, _flat(name, options))
         if isinstance(self.fpga_layers, str):
             self.fpga_layers = [self.fpga_layers]
         for name, valid in _CHOICES.items():
@@ -141,6 +150,8 @@ class MXConfig:
             raise PolicyError(f"gate_outside_clip={self.gate_outside_clip} must lie in (0, 1]")
         self.backend_patterns()
         self.options_by_backend()
+        self.options_by_meter()
+        self.options_by_provider()
 
     def backend_patterns(self) -> dict[str, str]:
         """``{layer pattern, perhaps with @phase: backend name}`` from ``backends``, then from ``fpga_layers``.
@@ -167,16 +178,29 @@ class MXConfig:
         Raises:
             PolicyError: an entry that is not NAME.OPTION=VALUE.
         """
-        options: dict[str, dict[str, Any]] = {}
-        for entry in self.backend_options or []:
-            place, separator, value = str(entry).partition("=")
-            name, dot, option = place.strip().partition(".")
-            if not separator or not dot or not name or not option:
-                raise PolicyError(
-                    f"backend_options entry {entry!r} is not NAME.OPTION=VALUE, e.g. 'fpga.url=/dev/ttyUSB0'"
-                )
-            options.setdefault(name, {})[option] = _typed(value.strip())
+        return _by_name("backend_options", self.backend_options, "fpga.url=/dev/ttyUSB0")
+
+    def options_by_meter(self) -> dict[str, dict[str, Any]]:
+        """As :meth:`options_by_backend`, from ``meter_options``.
+
+        Raises:
+            PolicyError: an entry that is not NAME.OPTION=VALUE, or whose meter is not in ``meters``.
+        """
+        options = _by_name(
+            "meter_options", self.meter_options, "smart-plug.url=http://192.0.2.7/rpc/Switch.GetStatus?id=0"
+        )
+        for name in options:
+            if name not in self.meters:
+                raise PolicyError(f"meter_options names {name!r}, which is not in meters: {nearest(name, self.meters)}")
         return options
+
+    def options_by_provider(self) -> dict[str, dict[str, Any]]:
+        """As :meth:`options_by_backend`, from ``policy_options``; those of ``policy`` are used.
+
+        Raises:
+            PolicyError: an entry that is not NAME.OPTION=VALUE.
+        """
+        return _by_name("policy_options", self.policy_options, "kl-budget.max_kl=0.5")
 
     @classmethod
     def from_yaml(cls, path: str | Path) -> MXConfig:
@@ -210,11 +234,23 @@ class MXConfig:
         return asdict(self)
 
 
-def _flat(options: Mapping[str, Any]) -> list[str]:
+def _by_name(field_name: str, entries: list[str] | None, example: str) -> dict[str, dict[str, Any]]:
+    """``{name: {option: value}}`` of entries NAME.OPTION=VALUE."""
+    options: dict[str, dict[str, Any]] = {}
+    for entry in entries or []:
+        place, separator, value = str(entry).partition("=")
+        name, dot, option = place.strip().partition(".")
+        if not separator or not dot or not name or not option:
+            raise PolicyError(f"{field_name} entry {entry!r} is not NAME.OPTION=VALUE, e.g. {example!r}")
+        options.setdefault(name, {})[option] = _typed(value.strip())
+    return options
+
+
+def _flat(field_name: str, options: Mapping[str, Any]) -> list[str]:
     """``{"fpga": {"mode": "verify"}}`` as the command line writes it."""
     for name, values in options.items():
         if not isinstance(values, Mapping):
-            raise PolicyError(f"backend_options of {name!r} must be a mapping of options to values, not {values!r}")
+            raise PolicyError(f"{field_name} of {name!r} must be a mapping of options to values, not {values!r}")
     return [f"{name}.{option}={value}" for name, values in options.items() for option, value in values.items()]
 
 

@@ -60,7 +60,7 @@ class Books:
             options: dict[str, Any] = {}
             if name == "modelled":
                 options = {"target": config.energy_target, "table": config.energy_table}
-            meter = get_meter(name, **options)
+            meter = get_meter(name, **{**options, **config.options_by_meter().get(name, {})})
             if meter.scope == "machine" and not self.session.ranks.first_of_machine:
                 self.unread.append(name)  # its joules would be counted once a rank
                 meter.close()

@@ -97,3 +97,17 @@ def test_an_option_of_no_backend_is_refused(entry: str) -> None:
         MXConfig(backend_options=[entry])
     with pytest.raises(PolicyError, match="must be a mapping"):
         MXConfig(backend_options={"fpga": "sim:"})
+
+
+def test_options_of_meters_and_of_providers_are_read_the_same_way() -> None:
+    config = MXConfig(
+        meters=["modelled", "plug"], meter_options=["plug.url=http://192.0.2.7/", "plug.poll_s=0.5"],
+        policy_options={"budget": {"max_kl": 2}},
+    )  # fmt: skip
+    assert config.options_by_meter() == {"plug": {"url": "http://192.0.2.7/", "poll_s": 0.5}}
+    assert config.options_by_provider() == {"budget": {"max_kl": 2}}
+
+
+def test_options_of_a_meter_that_does_not_run_are_refused() -> None:
+    with pytest.raises(PolicyError, match=r"meter_options names 'plug', which is not in meters.*Valid: modelled"):
+        MXConfig(meter_options=["plug.url=http://192.0.2.7/"])
