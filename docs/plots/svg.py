@@ -26,6 +26,19 @@ class Drawing:
     def bar(self, x: float, y: float, width: float, height: float, colour: str) -> None:
         self._add("rect", x=x, y=y, width=max(width, 0.5), height=height, fill=colour, rx=1.5)
 
+    def panel(self, x: float, y: float, width: float, height: float, edge: str, fill: str, radius: float) -> None:
+        """A box with an edge; ``fill`` with its own transparency, so that it suits both pages."""
+        self._add("rect", x=x, y=y, width=width, height=height, rx=radius, fill=fill, stroke=edge, stroke_width=1)
+
+    def arrow(self, x1: float, y: float, x2: float, colour: str, *, dashed: bool = False, label: str = "") -> None:
+        """A level line from ``x1`` with its head at ``x2``; the label is what a reader of the file, or a test, sees."""
+        back = x2 + (7 if x1 > x2 else -7)
+        marks = {"stroke_dasharray": "3 3"} if dashed else {}
+        self._add("path", d=f"M{_short(x1)} {_short(y)}H{_short(back)}", stroke=colour, stroke_width=1.5, fill="none",
+                  **marks, aria_label=label)  # fmt: skip
+        head = f"{_short(x2)},{_short(y)} {_short(back)},{_short(y - 3.5)} {_short(back)},{_short(y + 3.5)}"
+        self._add("polygon", points=head, fill=colour)
+
     def dot(self, x: float, y: float, colour: str, radius: float = 3) -> None:
         self._add("circle", cx=x, cy=y, r=radius, fill=colour)
 

@@ -81,7 +81,7 @@ def _read(app: Any, page: str, source: list[str]) -> None:
 
 
 def _keep_colons(app: Any, what: str, name: str, one: Any, options: Any, lines: list[str]) -> None:
-    """Napoleon takes what stands before a colon in an attribute's first line for its type: let that line be a comment."""
+    """Napoleon takes what stands before a colon in an attribute's first line for its type: a comment goes first."""
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
 

@@ -25,22 +25,22 @@ HEAD = """# Command line
 
 <!-- Written by docs/tables/cli.py from the parsers: change those, then run it. -->
 
-`mx-plugin COMMAND --help` says the same of each command. Exit status: 0; 1 where a command found something wanting; 2 for
-wrong usage and for every error that is told in one message. Other plugins add commands of their own
+`mx-plugin COMMAND --help` says the same of each command. Exit status: 0; 1 where a command found something wanting; 2
+for wrong usage and for every error that is told in one message. Other plugins add commands of their own
 ([plugins](plugins.md)); the flags of the stages (`examples/*_mx.py`) are in [configuration](configuration.md).
 """
 
 OPENRLHF = """## python -m mx_openrlhf
 
-Run a recipe of OpenRLHF under MX, see [distributed](distributed.md). Flags of ours stand before the recipe's module, the
-recipe's own behind it:
+Run a recipe of OpenRLHF under MX, see [distributed](distributed.md). Flags of ours stand before the recipe's module,
+the recipe's own behind it:
 
 ```text
 {usage}
 ```
 
-`--mx.output_dir DIR` is where files go, `--mx.config FILE` reads a YAML file, and `--mx.NAME VALUE` sets any other option of
-[MXConfig](configuration.md), but for those that would have no effect there and are refused:
+`--mx.output_dir DIR` is where files go, `--mx.config FILE` reads a YAML file, `--mx.NAME VALUE` sets any other option
+of [MXConfig](configuration.md), but for those that would have no effect there and are refused:
 
 | option | why |
 |---|---|

@@ -1,0 +1,30 @@
+"""The site's reference of Python names leaves no public one out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+import mx_plugin
+import mx_trl
+
+DOCS = Path(__file__).parents[2] / "docs"
+ELSEWHERE = {"__version__", "hookimpl"}
+"""Not objects with a docstring of their own; plugins.md has the second."""
+
+
+@pytest.mark.parametrize("package", [mx_plugin, mx_trl], ids=lambda package: package.__name__)
+def test_every_public_name_has_an_entry(package: object) -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    name = str(package.__name__)  # type: ignore[attr-defined]
+    block = text.partition(f".. currentmodule:: {name}\n")[2].partition("```")[0]
+    listed = set(re.findall(r"^\.\. auto\w+:: (\w+)$", block, re.M))
+    assert listed == set(package.__all__) - ELSEWHERE  # type: ignore[attr-defined]
+
+
+def test_every_page_is_in_the_sites_contents() -> None:
+    contents = (DOCS / "index.md").read_text(encoding="utf-8")
+    listed = {line for block in re.findall(r"```{toctree}(.*?)```", contents, re.S) for line in block.split()}
+    assert {page.stem for page in DOCS.glob("*.md")} - {"index"} <= listed
