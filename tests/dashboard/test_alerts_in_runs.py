@@ -66,3 +66,9 @@ def test_it_is_noticed_in_ppo_too(run: Run) -> None:
 def test_a_reward_that_one_word_satisfies_is_noticed(run: Run) -> None:
     alerts = run("grpo", "hacked", 9)
     assert alerts["length_collapse"] <= 9
+
+
+@pytest.mark.trl("<1.13")
+def test_it_is_noticed_in_ppo_though_its_policy_is_still_near_the_reference(run: Run) -> None:
+    alerts = run("ppo", "hacked", 12)
+    assert alerts["reward_spread_collapse"] <= 12

@@ -90,4 +90,6 @@ def test_the_built_in_rules_are_silent_on_a_quiet_run_and_loud_on_a_bad_one() ->
     assert not [alert for step, record in enumerate(quiet) for alert in watch.check(step, record)]
     bad = {"kl_per_token": 9.0, "entropy": 0.01, "reward_std": 0.0, "grad_norm/policy": 500.0, "loss": NAN}
     found = {rule.name for step in range(40, 44) for rule, _ in watch.check(step, bad)}
-    assert found == {"kl", "entropy_collapse", "reward_variance_zero", "gradient_spike", "not_finite"}
+    assert found == {
+        "kl", "entropy_collapse", "reward_variance_zero", "reward_spread_collapse", "gradient_spike", "not_finite",
+    }  # fmt: skip
