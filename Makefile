@@ -10,7 +10,8 @@ TORCH    ?= $(or $(shell cat $(VENV)/torch.txt $(VENV_TRL)/torch.txt 2>/dev/null
 DEMO_DIR ?= runs/demo
 ARGS     ?=
 
-PYTEST := -m pytest -q
+# COVERAGE=1 also notes which lines of the core run.
+PYTEST := $(if $(COVERAGE),-m coverage run )-m pytest -q
 # Every answer given, so that accelerate needs no config file and asks nothing; it takes a GPU where there is one, and
 # OMP_NUM_THREADS threads (1 if unset: more make the demo's small layers no faster).
 LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
@@ -18,7 +19,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test test_slow test_full test_distributed test_trl test_openrlhf memory_validate surface sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test coverage coverage_report test_slow test_full test_distributed test_trl test_openrlhf memory_validate surface sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -128,6 +129,16 @@ demo_fpga: $(VENV)/.complete ## The demo with one projection's rollouts on the s
 
 test: $(VENV)/.complete ## Run the fast tests (TRL 1.12)
 	$(VENV)/bin/python $(PYTEST) -m "not slow" $(ARGS)
+
+coverage: ## Run the fast tests, and say which lines and branches of the core they miss (95% of the core must run)
+	rm -rf build/coverage
+	$(MAKE) test COVERAGE=1
+	$(MAKE) coverage_report
+
+coverage_report: $(VENV)/.complete ## What a run of the tests with COVERAGE=1 noted, as a table and in build/coverage/html
+	$(VENV)/bin/python -m coverage combine -q
+	$(VENV)/bin/python -m coverage html -q --fail-under=0
+	$(VENV)/bin/python -m coverage report
 
 test_slow: $(VENV)/.complete ## Run the slow tests only
 	$(VENV)/bin/python $(PYTEST) -m slow $(ARGS)
