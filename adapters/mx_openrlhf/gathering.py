@@ -16,6 +16,7 @@ from mx_plugin.formats.spec import FP16, is_unquantised
 from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table
 from mx_plugin.ledger.folder import EXTRA_METRICS
 from mx_plugin.ledger.rows import ALL
+from mx_plugin.precision.fused import WEIGHTS_ONLY, booked_format, weights_only
 from mx_plugin.precision.provider_choice import make_provider
 
 from .process import merged_rows
@@ -32,8 +33,6 @@ GROUPS = {
     "reward": "reward_model_group",
 }
 """Role -> attribute of OpenRLHF's trainer."""
-
-WEIGHTS_ONLY = "weights-only"
 
 
 class Gathering:
@@ -169,8 +168,7 @@ class Gathering:
         held = held_formats(self.rollout) if self.rollout else {}
         total: dict[str, int] = {}
         for name, (_, macs) in self.policy_layers.items():
-            fmt = _weights_only(held.get(name, FP16))
-            label = fmt if fmt == FP16 else f"{fmt}+{WEIGHTS_ONLY}"
+            label = booked_format(held.get(name, FP16))
             total[label] = total.get(label, 0) + macs
         return total
 
@@ -264,7 +262,7 @@ def _rollouts_as_executed(formats: dict[str, Any], rollout: Mapping[str, Any]) -
         asked = phases.pop("rollout", {})
         if role == "policy" and rollout:
             held = held_formats(rollout)
-            phases["rollout"] = {layer: _weights_only(held.get(layer, FP16)) for layer in asked}
+            phases["rollout"] = {layer: weights_only(held.get(layer, FP16)) for layer in asked}
 
 
 def held_formats(rollout: Mapping[str, Any]) -> dict[str, str]:
@@ -274,7 +272,3 @@ def held_formats(rollout: Mapping[str, Any]) -> dict[str, str]:
         for module, siblings in rollout["siblings"].items()
         for sibling in siblings
     }
-
-
-def _weights_only(fmt: str) -> str:
-    return FP16 if fmt == FP16 else f"{fmt}/{FP16}"

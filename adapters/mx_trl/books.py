@@ -111,6 +111,7 @@ class Books:
                 "unquantised": _unquantised_dtypes(engine.layers),
                 "left_out": [vars(item) for item in engine.left_out],
                 **({"released": engine.releases.describe()} if session.config.release_frozen else {}),
+                **({"rollout": session.vllm.describe()} if session.vllm is not None else {}),
                 "hits": self._hits or engine.hits(),
                 "ranks": session.ranks.describe(),
                 "unbooked": [dict(zip(("role", "phase", "layer"), place, strict=True)) for place in engine.unbooked()],
@@ -130,9 +131,14 @@ class Books:
         if step <= self.step:
             return
         self.step = step
-        ledgers, measured = self._of_all(f"the end of step {step}", self.ledger.step_end(step))
+        ledgers, measured = self._of_all(f"the end of step {step}", self._with_vllm(self.ledger.step_end(step), step))
         self.latest, self.measured = measured, {}
         self._book(ledgers)
+
+    def _with_vllm(self, rows: list[EnergyRow], step: int) -> list[EnergyRow]:
+        """What vLLM multiplied for this rank stands beside what this process did."""
+        vllm = self.session.vllm
+        return rows if vllm is None else [*rows, *vllm.rows(step)]
 
     def _of_all(self, what: str, rows: list[EnergyRow]) -> tuple[list[list[EnergyRow]], dict[str, float]]:
         """Every rank's rows, and the means of what ranks measured."""
@@ -202,7 +208,8 @@ class Books:
 
     def finish(self) -> None:
         """``train()`` is over: book the rest under the step that never ended, write the final config."""
-        self._book(self._of_all("the end of train()", self.ledger.stop(self.step + 1))[0])
+        last = self.step + 1
+        self._book(self._of_all("the end of train()", self._with_vllm(self.ledger.stop(last), last))[0])
         self._hits = sum_hits(self.session.ranks.gather("counting all hits", self.session.engine.hits()))
         accelerator = getattr(self.session.trainer, "accelerator", None)
         if self.folder is None and getattr(accelerator, "is_main_process", True):
@@ -228,7 +235,8 @@ class Books:
     def abandon(self, error: BaseException) -> None:
         """``train()`` raised: keep what was booked, and let nothing of ours hide the error."""
         try:
-            self._book([self.ledger.stop(self.step + 1)])  # alone: other ranks may be gone
+            last = self.step + 1
+            self._book([self._with_vllm(self.ledger.stop(last), last)])  # alone: other ranks may be gone
             self.write_config()
             self._conclude()
             for conclusion in self.conclusions:

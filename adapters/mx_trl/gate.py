@@ -18,7 +18,7 @@ from mx_plugin.execution.mismatch import Mismatch, compare
 
 from .distributed.ranks import Ranks
 from .roles import Roles
-from .samples import Sample, read_sample
+from .samples import Sample, read_sample, sample_of
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,12 @@ class MismatchProbe:
     def sample(self, model: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Sample | None:
         """The first few sequences of a generation; None for a form that we cannot read."""
         return read_sample(model, args, kwargs, output, self.config.mismatch_samples)
+
+    def sample_of(self, prompts: list[list[int]], completions: list[list[int]]) -> Sample | None:
+        """The first few of these sequences of token ids; None where there are none."""
+        count = self.config.mismatch_samples
+        device = next(self.roles.models["policy"].parameters()).device
+        return sample_of(prompts[:count], completions[:count], device)
 
     def measure(self, sample: Sample) -> dict[str, float]:
         """``mx/mismatch/...`` of the policy; at the first call also the gate and the reference."""

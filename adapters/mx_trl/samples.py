@@ -77,10 +77,15 @@ def _of_requests(requests: Sequence[Any], device: torch.device) -> Sample | None
     """Continuous batching answers with one ``GenerationOutput`` a request: lists of token ids, without padding."""
     prompts: list[list[int]] = [list(getattr(request, "prompt_ids", ())) for request in requests]
     answers: list[list[int]] = [list(getattr(request, "generated_tokens", ())) for request in requests]
-    if not requests or not all(prompts) or not any(answers):
+    return sample_of(prompts, answers, device)
+
+
+def sample_of(prompts: Sequence[list[int]], answers: Sequence[list[int]], device: torch.device) -> Sample | None:
+    """Token ids of prompts and of what was sampled after each, without padding; None where there is nothing."""
+    if not prompts or not all(prompts) or not any(answers):
         return None
     before, after = max(map(len, prompts)), max(map(len, answers))
-    tokens = torch.full((len(requests), before + after), _FILL, dtype=torch.long)
+    tokens = torch.full((len(prompts), before + after), _FILL, dtype=torch.long)
     attention = torch.zeros_like(tokens)
     sampled = torch.zeros_like(tokens, dtype=torch.bool)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

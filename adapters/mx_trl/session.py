@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from .gate import MismatchError, MismatchProbe
 from .generation import backward_phase, evaluation_phase, rollout_phase
 from .release import release_frozen
 from .roles import find_roles
+from .samples import Sample
+from .vllm import VLLMRollouts, vllm_rollouts
 from .writers import peft_writes, reference_syncs, refuse_reentrant_checkpointing
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ class Session:
         self._measured_step: int | None = None
         self._first_step_checked = False
         self._measures_kl = True
+        self.vllm: VLLMRollouts | None = None
 
     # ------------------------------------------------------------------ begin and end
 
@@ -67,8 +70,11 @@ class Session:
         default = backend_name(config, trainer)
         refuse_options_of_others(config, default)
         refuse_reentrant_checkpointing(trainer, self.roles.models)
+        provider = shared_provider(self.ranks, config, make_provider)
+        policy = self.roles.models.get("policy")
+        self.vllm = vllm_rollouts(trainer, policy, provider, config.on_unhit)
         self.engine = Engine(
-            shared_provider(self.ranks, config, make_provider),
+            provider if self.vllm is None else self.vllm.provider,
             self._backend(default),
             {pattern: self._backend(name) for pattern, name in config.backend_patterns().items()},
             seed=int(getattr(trainer.args, "seed", 0)),
@@ -78,6 +84,7 @@ class Session:
             gradient_product_dtype=config.gradient_product_dtype,
             rank=self.ranks.index,
             ranks=self.ranks.size,
+            rolls_out_elsewhere=self.vllm is not None,
         )
         self.books = Books(self)
         self._stack.callback(self.books.close)
@@ -95,10 +102,12 @@ class Session:
         value = self.roles.models.get("value")
         self._stack.enter_context(critic_metrics(trainer, value, lambda found: self.books.measured.update(found)))
         self.probe: MismatchProbe | None = None
-        policy = self.roles.models.get("policy")
         if policy is not None:
             self.probe = MismatchProbe(self.engine, self.roles, config, trainer, self.ranks)
             self._stack.enter_context(rollout_phase(policy, self._generated))
+        if self.vllm is not None:
+            self.vllm.dtype = self.ranks.agreed("the dtype of vLLM", self.vllm.dtype)
+            self._stack.enter_context(self.vllm.followed(trainer, self.engine.layers, self._rolled_out))
         self.books.ledger.start(OTHER)
 
     def __exit__(
@@ -219,6 +228,14 @@ class Session:
     # ------------------------------------------------------------------ mismatch
 
     def _generated(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """After a generation in this process."""
+        self._measure(lambda probe: probe.sample(model, args, kwargs, output))
+
+    def _rolled_out(self, prompts: list[list[int]], completions: list[list[int]]) -> None:
+        """After a generation of vLLM."""
+        self._measure(lambda probe: probe.sample_of(prompts, completions))
+
+    def _measure(self, read: Callable[[MismatchProbe], Sample | None]) -> None:
         """After the first generation of a step: measure, before any update can happen."""
         probe = self.probe
         step = self.books.step
@@ -233,7 +250,7 @@ class Session:
         if not due and not kl_due:
             return
         try:
-            sample = probe.sample(model, args, kwargs, output)
+            sample = read(probe)
             if sample is None:
                 self.books.warn_once(
                     "mismatch", "mismatch is not measured: this generation's output has a form that cannot be re-scored"

@@ -49,6 +49,7 @@ class Engine:
             micro-batches, and for the same one the same.
         gradient_product_dtype: what a float32 model's training products multiply where both operands are in an
             MX format: ``auto``, ``bfloat16`` or ``float32``, see ``product_dtype.CHOICES``.
+        rolls_out_elsewhere: the policy generates in another engine (vLLM): its layers are not missed in ``rollout``.
 
     Raises:
         PolicyError: ``gradient_product_dtype`` is not a choice, or a phase in ``backends`` does not exist.
@@ -67,6 +68,7 @@ class Engine:
         gradient_product_dtype: str = "auto",
         rank: int = 0,
         ranks: int = 1,
+        rolls_out_elsewhere: bool = False,
     ) -> None:
         self.provider = provider
         self.backend = backend
@@ -74,6 +76,7 @@ class Engine:
         self.policy_scoring = policy_scoring
         self.reference = reference
         self.match_phase = match_phase
+        self.rolls_out_elsewhere = rolls_out_elsewhere
         self.layers: list[AdoptedLayer] = []
         self.left_out: list[LeftOut] = []
         self.phases_run: set[str] = set()
@@ -369,14 +372,22 @@ class Engine:
 
     def unhit(self) -> list[tuple[str, str, str]]:
         """(role, phase, layer) of every layer whose format was silently skipped."""
-        return find_unhit(self.layers, self.phases_run, lambda layer, phase: self.formats(layer, phase).quantised)
+        return find_unhit(self.layers, self._executed_here(), lambda layer, phase: self.formats(layer, phase).quantised)
 
     def unbooked(self) -> list[tuple[str, str, str]]:
         """(role, phase, layer) of unquantised layers that did not execute as layers in a phase that ran.
 
         A fused head reads ``lm_head.weight`` itself: right as to formats, but nothing counts its MACs.
         """
-        return find_unhit(self.layers, self.phases_run, lambda layer, phase: not self.formats(layer, phase).quantised)
+        return find_unhit(
+            self.layers, self._executed_here(), lambda layer, phase: not self.formats(layer, phase).quantised
+        )
+
+    def _executed_here(self) -> set[str]:
+        """Phases that ran on this process's layers."""
+        if not self.rolls_out_elsewhere:
+            return self.phases_run
+        return {phase for phase in self.phases_run if phases.inner(phase) != phases.ROLLOUT}
 
     def check_hits(self, unhit: list[tuple[str, str, str]] | None = None) -> None:
         """Fail when a layer's format was silently skipped.

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..shadow import Method, shadowed
 from .recorder import CorrectionError, recording
-from .shadow import Method, shadowed
 from .weights import WeightLog
 
 METHODS = ("_generate_single_turn", "_generate", "_generate_and_score_completions", "_compute_loss")

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
+from ..shadow import Method, shadowed
 from .recorder import CorrectionError, recording
-from .shadow import Method, shadowed
 from .weights import WeightLog, truncated
 
 METHODS = (

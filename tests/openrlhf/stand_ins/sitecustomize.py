@@ -108,7 +108,7 @@ def keep_weights(module: Any) -> None:
 
         report = original(self)
         number = len(os.listdir(folder))
-        weights = {name: held.weight.detach().clone() for name, held in self.mx_modules.items()}
+        weights = {name: held.weight.detach().clone() for name, held in self.mx_held.modules.items()}
         torch.save({**report, "weights": weights}, os.path.join(folder, f"{number:04d}.pt"))
         return report
 

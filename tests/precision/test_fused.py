@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mx_openrlhf.rollout_formats import FusedLayer, Rounding, rollout_rounding, sibling_names, width
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import PolicyError
 from mx_plugin.precision import PolicyProvider, PrecisionPolicy
+from mx_plugin.precision.fused import FusedLayer, Rounding, rollout_rounding, sibling_names, width
 from mx_plugin.precision.provider_choice import make_provider
 
 PACKED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}

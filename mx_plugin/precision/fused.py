@@ -1,18 +1,33 @@
-"""Which format each of vLLM's weights takes: the policy's rollout formats, projected where vLLM fuses layers."""
+"""Which format each weight of an inference engine takes: the rollout formats, projected where it fuses layers.
+
+Such an engine (vLLM) holds weights that lie on the grid of their format and multiplies them itself: *weights only*.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mx_plugin.formats.spec import FP16, get_format, is_unquantised
-from mx_plugin.interfaces import LayerInfo, Provider
-from mx_plugin.precision.formats import Product
+from ..formats.spec import FP16, get_format, is_unquantised
+from ..interfaces import LayerInfo, Provider
+from .formats import Product
+
+WEIGHTS_ONLY = "weights-only"
+
+
+def weights_only(fmt: str) -> str:
+    """The pair in which such an engine multiplies: ``MXFP4/FP16``, or ``FP16``."""
+    return FP16 if is_unquantised(fmt) else f"{fmt}/{FP16}"
+
+
+def booked_format(fmt: str) -> str:
+    """How energy.csv names what such an engine multiplied: ``MXFP4/FP16+weights-only``, or ``FP16``."""
+    return FP16 if is_unquantised(fmt) else f"{weights_only(fmt)}+{WEIGHTS_ONLY}"
 
 
 @dataclass(frozen=True)
 class FusedLayer:
-    """A linear module of vLLM: its name, the layers of the plain model that it holds, and its shape."""
+    """A linear module of the engine: its name, the layers of the plain model that it holds, and its shape."""
 
     name: str
     siblings: tuple[str, ...]
@@ -37,7 +52,7 @@ class Rounding:
 
 
 def sibling_names(name: str, packed: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
-    """Layers of the plain model behind a module of vLLM.
+    """Layers of the plain model behind a module of the engine; ``packed``: last name -> last names of what it holds.
 
     >>> sibling_names("model.layers.0.mlp.gate_up_proj", {"gate_up_proj": ["gate_proj", "up_proj"]})
     ('model.layers.0.mlp.gate_proj', 'model.layers.0.mlp.up_proj')
@@ -52,9 +67,7 @@ def width(fmt: str) -> float:
 
 
 def rollout_rounding(provider: Provider, layers: Iterable[FusedLayer]) -> dict[str, Rounding]:
-    """``{vLLM module: rounding}``. Siblings that vLLM fuses share the widest of their formats.
-
-    A head that is tied to the embedding keeps the model's own dtype: its weight is the embedding's too.
+    """``{module of the engine: rounding}``, after ``provider.start``; see :func:`rounding_of`.
 
     Raises:
         PolicyError: the policy does not fit these layers, as ``Provider.start`` says it.
@@ -67,10 +80,14 @@ def rollout_rounding(provider: Provider, layers: Iterable[FusedLayer]) -> dict[s
             for sibling in layer.siblings
         ]
     )
-    return {layer.name: _rounding(provider, layer) for layer in layers}
+    return {layer.name: rounding_of(provider, layer) for layer in layers}
 
 
-def _rounding(provider: Provider, layer: FusedLayer) -> Rounding:
+def rounding_of(provider: Provider, layer: FusedLayer) -> Rounding:
+    """Siblings that are fused share the widest of their rollout formats.
+
+    A head that is tied to the embedding keeps the model's own dtype: its weight is the embedding's too.
+    """
     asked = {name: provider.get_precision(name, "rollout", "policy").forward for name in layer.siblings}
     if layer.tied:
         (only,) = asked.values()

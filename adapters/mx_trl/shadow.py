@@ -1,4 +1,4 @@
-"""Methods of one trainer, replaced while a run lasts."""
+"""Attributes of one object - a trainer, an engine, a model - replaced while a run lasts."""
 
 from __future__ import annotations
 

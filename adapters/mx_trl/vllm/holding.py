@@ -1,0 +1,56 @@
+"""What a colocated vLLM holds, looked at after each sync: is every weight on the grid of its layer's rollout format?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds
+from mx_plugin.precision.fused import Rounding
+
+
+class Holding:
+    """vLLM's modules beside the policy's layers.
+
+    Args:
+        model: vLLM's model in this process.
+    """
+
+    def __init__(self, model: Any) -> None:
+        from vllm.model_executor.layers.linear import LinearBase
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+        self._model = model
+        self._held = HeldWeights(model, ModuleKinds(LinearBase, ParallelLMHead, VocabParallelEmbedding))
+
+    def follow(self, rounding: Mapping[str, Rounding]) -> list[str]:
+        """Hold vLLM to the layers' roundings from now on.
+
+        Returns:
+            layers with a rollout format that vLLM has under another name, or as another kind of module.
+
+        Raises:
+            RuntimeError: it holds a weight in a form that cannot be looked at (packed, or quantised by itself).
+        """
+        layers = self._layers_by_name_in_vllm(list(rounding))
+        by_module = {
+            module.name: rounding[layers[module.siblings[0]]]
+            for module in self._held.layers
+            if all(sibling in layers for sibling in module.siblings)
+        }
+        self._held.follow(by_module)
+        found = {layers[name] for module in self._held.layers if module.name in by_module for name in module.siblings}
+        return [name for name, asked in rounding.items() if asked.quantised and name not in found]
+
+    def _layers_by_name_in_vllm(self, names: list[str]) -> dict[str, str]:
+        """vLLM renames the layers of some models, of those with images say."""
+        mapper = getattr(self._model, "hf_to_vllm_mapper", None)
+        if mapper is None:
+            return {name: name for name in names}
+        renames = mapper.get_rename_mapper() if hasattr(mapper, "get_rename_mapper") else mapper
+        renamed: dict[str, str] = renames.apply_dict({f"{name}.weight": name for name in names})
+        return {name.removesuffix(".weight"): layer for name, layer in renamed.items()}
+
+    def off_grid(self) -> list[str]:
+        """vLLM's modules whose weight is not on the grid."""
+        return self._held.off_grid()
