@@ -49,11 +49,12 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
 
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
-    """plugins, doctor, policy, report."""
-    from .cli import doctor, plugins_command, policy_command, report_command
+    """plugins, doctor, new, policy, report."""
+    from .cli import doctor, new_command, plugins_command, policy_command, report_command
 
     register("plugins", plugins_command.add_arguments, plugins_command.run, summary=plugins_command.SUMMARY)
     register("doctor", doctor.add_arguments, doctor.run, summary=doctor.SUMMARY)
+    register("new", new_command.add_arguments, new_command.run, summary=new_command.SUMMARY)
     register("policy", policy_command.add_arguments, policy_command.run, summary=policy_command.SUMMARY)
     register("report", report_command.add_arguments, report_command.run, summary=report_command.SUMMARY)
 
