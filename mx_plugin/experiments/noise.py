@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch.nn.functional import linear as torch_linear
 
-from ..errors import PluginError
+from ..errors import FormatError, PluginError
 from ..formats.hadamard import transform
 from ..formats.philox import StochasticKey
 from ..formats.spec import FP16
@@ -64,6 +65,7 @@ class NoiseBackend(Backend):
         self._lock = threading.Lock()
         self._generators: dict[torch.device, torch.Generator] = {}
         self._counters = Counters()
+        self._closed = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -130,11 +132,20 @@ class NoiseBackend(Backend):
     # ------------------------------------------------------------------ products
 
     def load_weight(self, packed: MXTensor) -> Handle:
-        """Take what ``quantize`` gave.
+        """Take what ``quantize`` gave: a weight of shape (out, in), blocked along ``in``.
 
         Raises:
-            PluginError: a packed tensor of another backend, whose source is not known; a released weight.
+            FormatError: not two-dimensional, or blocked along ``out``.
+            PluginError: a packed tensor of another backend, whose source is not known; a released weight; the backend
+                is closed.
         """
+        if self._closed:
+            raise PluginError("this NoiseBackend is closed; make a new one by mx_plugin.get_backend")
+        if len(packed.shape) != 2 or packed.dim != 1:
+            raise FormatError(
+                f"a weight has shape (out, in) and blocks along in; this one is {tuple(packed.shape)}, blocked along "
+                f"{packed.dim}: quantize(weight, fmt, dim=-1)"
+            )
         if not isinstance(packed, NoisyTensor):
             raise PluginError(
                 "backend noise multiplies unquantised weights with noise, and was given a packed weight alone: it "
@@ -153,12 +164,18 @@ class NoiseBackend(Backend):
         *,
         scale_rule: str = "floor",
     ) -> torch.Tensor:
-        """Y = (x + n) (W + m)^T + bias, in x's dtype; x: (..., in)."""
+        """Y = (x + n) (W + m)^T + bias, in x's dtype; x: (..., in).
+
+        Raises:
+            FormatError: x's last dimension is not ``in``; unknown ``activations`` or ``scale_rule``.
+        """
+        if x.shape[-1] != handle.shape[1]:
+            raise FormatError(f"x of shape {tuple(x.shape)} does not fit the weight {tuple(handle.shape)}, (out, in)")
         self._counters.linear_calls += 1
         self._counters.macs += x.numel() * handle.shape[0]
         if activations != FP16:
             x = self.fake_quantize(x, activations, -1, scale_rule=scale_rule)
-        return torch_linear(x, handle, bias)
+        return torch_linear(x, handle.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def product_dtype(self, model_dtype: torch.dtype) -> torch.dtype:
         """The model's own."""
@@ -172,7 +189,7 @@ class NoiseBackend(Backend):
 
     def counters(self) -> Counters:
         """What has been executed so far."""
-        return self._counters
+        return replace(self._counters)
 
     def describe(self) -> Mapping[str, Any]:
         """Plain data for config.json."""
@@ -180,6 +197,7 @@ class NoiseBackend(Backend):
 
     def close(self) -> None:
         """Close the inner backend; idempotent."""
+        self._closed = True
         self.inner.close()
 
 
