@@ -1,0 +1,1 @@
+PAGES_RUN_WHOLE = ("tutorial.md", "howto.md")
