@@ -1,4 +1,4 @@
-"""Compare the three ways to install - wheel from the sdist, sdist, editable - and try the wheel alone.
+"""Compare the three ways to install - wheel from the sdist, sdist, editable -, try the wheel alone and with plugins.
 
 Runs in .venv, where the editable install is. The wheel goes into a fresh environment that borrows the
 libraries of .venv by a path entry; the repository is not on its path.
@@ -16,6 +16,8 @@ import zipfile
 from importlib.metadata import distribution
 from importlib.util import find_spec
 from pathlib import Path
+
+import third_party
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAME = "mx-plugin"
@@ -118,6 +120,9 @@ def main() -> int:
         for command in (["plugins"], ["doctor"]):
             print(f"--- mx-plugin {' '.join(command)} (installed wheel)", flush=True)
             subprocess.run([str(python.with_name("mx-plugin")), *command], cwd=scratch, check=True)
+        for fault in third_party.check(python, Path(scratch)):
+            print(f"third parties: {fault}", file=sys.stderr)
+            faults.append(fault)
     return 1 if faults or ran.returncode else 0
 
 
