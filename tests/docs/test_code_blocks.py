@@ -142,7 +142,10 @@ def test_toml_blocks_name_entry_points_of_the_group_that_is_read(block: Block) -
 @pytest.mark.parametrize("block", [pytest.param(block, id=str(block)) for block in of_language("console")])
 def test_commands_are_understood_by_their_programs(block: Block, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MX_TEST_DATA", "data")
-    assert check([step.command for step in steps(block)], variables_at(block))
+    commands = [step.command for step in steps(block)]
+    if block.page in PAGES_RUN_WHOLE:  # a session types these for real, and has the scripts that the page writes
+        commands = [command for command in commands if command.split()[0] not in (".", "python")]
+    assert check(commands, variables_at(block)) == sum(not assignment(command)[0] for command in commands)
 
 
 def variables_at(block: Block) -> dict[str, str]:
