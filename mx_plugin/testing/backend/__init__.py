@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from ... import plugins
 from ..check import Suite
-from . import declares, loads, multiplies
+from . import casts, counts, declares, handles, loads, multiplies, repeats, trains, training_casts
 
-LEVELS = (loads.LEVEL, declares.LEVEL, multiplies.LEVEL)
+LEVELS = (
+    loads.LEVEL,
+    declares.LEVEL,
+    casts.LEVEL,
+    training_casts.LEVEL,
+    multiplies.LEVEL,
+    repeats.LEVEL,
+    handles.LEVEL,
+    counts.LEVEL,
+    trains.LEVEL,
+)
 BACKEND = Suite("backend", LEVELS, plugins.backends, plugins.get_backend)
 
 __all__ = ["BACKEND", "LEVELS"]
