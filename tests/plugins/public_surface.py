@@ -71,12 +71,14 @@ def described_class(place: str, cls: type) -> list[str]:
     lines = [f"class {place}({', '.join(bases)})"]
     fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
     lines += [f"{place}.{name}: {field.type}{default(field)}" for name, field in fields.items()]
+    told = set(fields)
     for owner in cls.__mro__:
         if owner.__module__.partition(".")[0] not in OURS:
             continue
         for name, member in vars(owner).items():
-            if name in fields or (name.startswith("_") and name != "__init__"):
+            if name in told or (name.startswith("_") and name != "__init__"):
                 continue
+            told.add(name)
             if name == "__init__" and (fields or member is not cls.__init__):
                 continue
             lines += described_member(f"{place}.{name}", member)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -17,14 +19,25 @@ pytestmark = pytest.mark.usefixtures("fresh_plugins")
 Capture = pytest.CaptureFixture[str]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_it_writes_passes_its_own_tests_and_is_found(kind: str, tmp_path: Path) -> None:
-    package = write(kind, "acme", tmp_path)
-    done = own_tests(package)
+@pytest.fixture(scope="module")
+def of_each_kind(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("new")
+    return [write(kind, f"acme-{kind}", folder) for kind in KINDS]
+
+
+def test_what_it_writes_passes_its_own_tests(of_each_kind: list[Path], tmp_path: Path) -> None:
+    done = own_tests(*of_each_kind, options=[f"--junitxml={tmp_path / 'report.xml'}"])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
-    listed = python(package, "-m", "mx_plugin", "plugins").stdout
-    assert f"acme  [ok]  acme-mx 0.1.0\n    {kind}s: acme\n" in listed
+    cases = ElementTree.parse(tmp_path / "report.xml").iter("testcase")
+    passed = Counter(case.get("classname", "").rpartition(".")[2] for case in cases if not list(case))
+    for kind in KINDS:
+        assert passed[f"TestAcme{kind.capitalize()}"] >= 5, f"{kind}: {passed}"
+
+
+def test_what_it_writes_is_found_and_works(of_each_kind: list[Path]) -> None:
+    listed = python("-m", "mx_plugin", "plugins", path=of_each_kind, cwd=of_each_kind[0]).stdout
+    for kind in KINDS:
+        assert f"acme-{kind}  [ok]  acme-{kind}-mx 0.1.0\n    {kind}s: acme-{kind}\n" in listed
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +93,8 @@ def test_a_name_whose_module_exists_is_refused(
 
 def test_a_name_whose_distribution_is_installed_is_refused(tmp_path: Path) -> None:
     package = write("meter", "acme", tmp_path)
-    done = python(package, "-m", "mx_plugin", "new", "backend", "acme", "--output", str(tmp_path / "new"))
+    command = ["-m", "mx_plugin", "new", "backend", "acme", "--output", str(tmp_path / "new")]
+    done = python(*command, path=[package], cwd=tmp_path)
     assert done.returncode == 2
     assert "acme-mx 0.1.0 is installed already: choose another name, or pip uninstall acme-mx" in done.stderr
 

@@ -53,7 +53,7 @@ def test_the_mistake_that_the_tutorial_suggests_is_caught_at_the_products(tmp_pa
     (right,) = re.findall(r"range\(0, x\.shape\[1\], 32\)", block())
     wrong = "range(0, x.shape[1] - 31, 32)"
     assert f"`{wrong}`" in PAGE
-    done = own_tests(filled_in(tmp_path, block().replace(right, wrong)), "-rf")
+    done = own_tests(filled_in(tmp_path, block().replace(right, wrong)), options=["-k", "multiplies"])
     assert done.returncode == 1
     assert "multiplies" in done.stdout
 
@@ -65,7 +65,8 @@ def test_it_trains_by_its_name(tmp_path: Path) -> None:
     words = (
         "--policy C --backend acme --max_steps 2 --per_device_train_batch_size 8 --num_mini_batches 1 --report_to none"
     )
-    done = python(package, str(ROOT / "examples" / "ppo_mx.py"), *words.split(), "--output_dir", str(tmp_path / "run"))
+    command = [str(ROOT / "examples" / "ppo_mx.py"), *words.split(), "--output_dir", str(tmp_path / "run")]
+    done = python(*command, path=[package], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     run = tmp_path / "run" / "policy_C"
     assert json.loads((run / "config.json").read_text("utf-8"))["backends"] == [{"backend": "acme"}]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mx_plugin.scaffold import PluginNames, write_package
@@ -21,15 +22,16 @@ def write(kind: str, name: str, folder: Path) -> Path:
     return package
 
 
-def python(package: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run Python with the package on its path."""
+def python(*arguments: str, path: Sequence[Path], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python with the packages of ``path`` importable, and found as plugins."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MX_PLUGIN_", "PYTEST_"))}
-    env = inherited | {"PYTHONPATH": str(package / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(
-        [sys.executable, *arguments], env=env, cwd=cwd or package, capture_output=True, text=True, check=False
-    )
+    sources = os.pathsep.join(str(package / "src") for package in path)
+    env = inherited | {"PYTHONPATH": sources, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True, check=False)
 
 
-def own_tests(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the package's own tests, as its author does."""
-    return python(package, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+def own_tests(*packages: Path, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    """Run the packages' own tests, as their authors do; in one process, since most of its time is torch's import."""
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *options]
+    tests = [str(package / "tests") for package in packages]
+    return python(*command, *tests, path=packages, cwd=packages[0])
