@@ -34,6 +34,10 @@ def _withheld(roles: Roles, trainer: Any) -> dict[int, str]:
     for group in getattr(getattr(trainer, "optimizer", None), "param_groups", ()):
         for parameter in group["params"]:
             withheld[id(parameter)] = "the optimiser holds its weight"
+    policy = roles.models.get("policy")
+    if policy is not None and hasattr(policy, "peft_config") and getattr(trainer, "use_vllm", False):
+        for parameter in policy.parameters():
+            withheld[id(parameter)] = "adapters are merged into its weight at each sync to vLLM"
     if "reference" in roles.models and syncs_reference(trainer):
         for parameter in roles.models["reference"].parameters():
             withheld[id(parameter)] = "SyncRefModelCallback writes its weight"

@@ -265,4 +265,15 @@ def test_under_vllm_trl_corrects_and_we_do_nothing(workshop: Workshop, caplog: p
     trainer.use_vllm = True
     with caplog.at_level(logging.INFO), rollout_correction(trainer, MXConfig(rollout_correction="token")):
         assert "_compute_loss" not in trainer.__dict__
-    assert "TRL corrects its vLLM rollouts itself" in caplog.text
+    assert "TRL's own correction weighs them" in caplog.text
+
+
+def test_a_correction_that_trl_was_told_to_leave_out_under_vllm_is_missed(
+    workshop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = workshop.trainer("grpo")
+    trainer.use_vllm, trainer.vllm_importance_sampling_correction = True, False
+    with rollout_correction(trainer, MXConfig(), formats_differ=False):
+        assert not caplog.text
+    with rollout_correction(trainer, MXConfig(), formats_differ=True):
+        assert "vllm_importance_sampling_correction=False leaves that uncorrected" in caplog.text

@@ -25,6 +25,10 @@ def rollout_correction(trainer: Any, config: MXConfig, formats_differ: bool = Tr
             ``auto``, which warns and leaves the run uncorrected.
     """
     level = config.rollout_correction
+    if level != "off" and _is_grpo_with_vllm(trainer):
+        if formats_differ:
+            _tell_of_trl(trainer)
+        return nullcontext()
     if level != "auto":
         return nullcontext() if level == "off" else _corrected(trainer, level, config)
     if not formats_differ or not _is_correctable(trainer):
@@ -36,6 +40,24 @@ def rollout_correction(trainer: Any, config: MXConfig, formats_differ: bool = Tr
         return nullcontext()
     log.info("rollouts and updates run in different formats: tokens are weighed (rollout_correction='token')")
     return found
+
+
+def _is_grpo_with_vllm(trainer: Any) -> bool:
+    from trl import GRPOTrainer
+
+    return bool(getattr(trainer, "use_vllm", False)) and isinstance(trainer, GRPOTrainer)
+
+
+def _tell_of_trl(trainer: Any) -> None:
+    """TRL corrects GRPO's vLLM rollouts by itself, unless it was told not to."""
+    if trainer.vllm_importance_sampling_correction:
+        mode = trainer.vllm_importance_sampling_mode
+        log.info("rollouts run in vLLM in other formats than updates: TRL's own correction weighs them (%s)", mode)
+    else:
+        log.warning(
+            "rollouts run in vLLM in other formats than updates, and vllm_importance_sampling_correction=False leaves "
+            "that uncorrected"
+        )
 
 
 def _is_correctable(trainer: Any) -> bool:
@@ -53,9 +75,6 @@ def _corrected(trainer: Any, level: str, config: MXConfig) -> AbstractContextMan
             f"rollout_correction={level!r} is for GRPOTrainer and RLOOTrainer, not {type(trainer).__name__}; set it to "
             "'off' (PPO takes its old log-probs from the sampler as it is)"
         )
-    if getattr(trainer, "use_vllm", False) and isinstance(trainer, GRPOTrainer):
-        log.info("rollout_correction=%r has nothing to do: TRL corrects its vLLM rollouts itself", level)
-        return nullcontext()
     _check(trainer, level, config.policy_scoring)
     if isinstance(trainer, GRPOTrainer):
         from .grpo import METHODS, SETTINGS, corrected_grpo

@@ -10,6 +10,8 @@ import os
 import sys
 from typing import Any
 
+from vllm_on_cpu import UNPACKED, StoreGroup
+
 from mx_openrlhf.import_patch import ImportPatcher
 
 # OpenRLHF then falls back to plain torch.
@@ -50,22 +52,6 @@ def buffer_on_cpu(module: Any) -> None:
     module.torch = CpuDevices(module.torch)
 
 
-class StoreGroup:
-    """Broadcasts through a TCP store what NCCL would."""
-
-    def __init__(self, host: str, port: int, rank: int, world_size: int, device: Any) -> None:
-        from vllm.distributed.utils import StatelessProcessGroup
-
-        self._group = StatelessProcessGroup.create(host, port, rank, world_size)
-        self._rank = rank
-
-    def broadcast(self, tensor: Any, src: int, stream: Any = None) -> None:
-        # A view would be pickled with the whole buffer behind it.
-        received = self._group.broadcast(tensor.detach().clone(), src)
-        if self._rank != src:
-            tensor.copy_(received)
-
-
 def group_without_nccl(module: Any) -> None:
     module.stateless_init_process_group = StoreGroup
 
@@ -88,14 +74,6 @@ def ray_with_gpus(ray: Any) -> None:
     original = ray.init
     more = {"num_gpus": 8, "num_cpus": 8, "include_dashboard": False, "object_store_memory": 200 * 2**20}
     ray.init = lambda *args, **kwargs: original(*args, **{**more, **kwargs})
-
-
-def no_onednn(module: Any) -> None:
-    module._supports_onednn = False
-
-
-def no_prepacking(module: Any) -> None:
-    module.check_cpu_sgl_kernel = lambda *_: False
 
 
 def keep_weights(module: Any) -> None:
@@ -123,8 +101,7 @@ PATCHES = {
     "openrlhf.utils.distributed_util": group_without_nccl,
     "openrlhf.trainer.ray.vllm_worker_wrap": update_weight_on_cpu,
     "ray": ray_with_gpus,
-    "vllm._custom_ops": no_onednn,
-    "vllm.model_executor.layers.utils": no_prepacking,
+    **UNPACKED,
     "mx_openrlhf.vllm_worker": keep_weights,
 }
 
