@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 import grimp
 
-PACKAGES = ("mx_plugin", "mx_trl", "mx_openrlhf", "mx_cpu", "mx_fpga")
+_PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+PACKAGES = tuple(tomllib.loads(_PROJECT.read_text(encoding="utf-8"))["tool"]["importlinter"]["root_packages"])
+"""Those among which the dependency rule is held."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ ROOMS = (
     Room("mx_openrlhf", "adapters", "OpenRLHF on Ray: launcher, actors, weights in vLLM", ("mx_openrlhf",)),
     _core("builtin", "what the core registers, through the hooks that a third party's plugin uses"),
     _core("cli", "mx-plugin: from the command line to the subcommand that a plugin registered", "cli", "__main__"),
+    _core("scaffold", "mx-plugin new: packages with a plugin that works, to be filled in"),
     _core("testing", "the test kit for backends, meters, providers and boards"),
     _core("report", "what folders hold, as one HTML page; heat-maps"),
     _core("experiments", "plan, runs in processes, controls; intervals, noise floor, verdicts"),
@@ -48,6 +53,7 @@ ROOMS = (
         "errors", "config", "check", "bench", "atomic", "_version",
     ),
     Room("mx_cpu", "hardware", "native CPU kernels beside the reference in plain torch", ("mx_cpu",)),
+    Room("mx_cuda", "hardware", "GPU backend over Triton, torch and torchao kernels", ("mx_cuda",)),
     Room("mx_fpga", "hardware", "the host's side of a board: link, protocol, simulator", ("mx_fpga",)),
 )  # fmt: skip
 """From top to bottom. A room of the core that nobody has built yet is left out of the picture."""

@@ -52,7 +52,7 @@ def demand_same(
 
 
 def demand_near(got: torch.Tensor, expected: torch.Tensor, allowed: torch.Tensor, what: str, remedy: str = "") -> None:
-    """Raise a Fault unless |got - expected| <= allowed, element by element; NaN must meet NaN."""
+    """Raise a Fault unless ``|got - expected|`` <= allowed, element by element; NaN must meet NaN."""
     demand_form(got, expected.shape, got.dtype, what, remedy)
     near = (got.double() - expected.double()).abs() <= allowed
     differ = ~(near | (got.isnan() & expected.isnan()) | (got.double() == expected.double()))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import mx_plugin
+import mx_plugin.testing
 import mx_trl
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -15,13 +17,14 @@ ELSEWHERE = {"__version__", "hookimpl"}
 """Not objects with a docstring of their own; plugins.md has the second."""
 
 
-@pytest.mark.parametrize("package", [mx_plugin, mx_trl], ids=lambda package: package.__name__)
-def test_every_public_name_has_an_entry(package: object) -> None:
-    text = (DOCS / "api.md").read_text(encoding="utf-8")
-    name = str(package.__name__)  # type: ignore[attr-defined]
-    block = text.partition(f".. currentmodule:: {name}\n")[2].partition("```")[0]
-    listed = set(re.findall(r"^\.\. auto\w+:: (\w+)$", block, re.M))
-    assert listed == set(package.__all__) - ELSEWHERE  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("package", "page"), [(mx_plugin, "api.md"), (mx_trl, "api.md"), (mx_plugin.testing, "interfaces.md")]
+)
+def test_every_public_name_has_an_entry(package: ModuleType, page: str) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
+    block = text.partition(f".. currentmodule:: {package.__name__}\n")[2].partition("```")[0]
+    listed = set(re.findall(r"^\.\. (?:auto\w+|py:data):: (\w+)$", block, re.M))
+    assert listed == set(package.__all__) - ELSEWHERE
 
 
 def test_every_page_is_in_the_sites_contents() -> None:
