@@ -5,6 +5,7 @@ VENV     := .venv
 VENV_TRL := .venv-trl
 VENV_FPGA := .venv-fpga
 VENV_OPENRLHF := .venv-openrlhf
+VENV_VLLM := .venv-vllm
 # What pip installs first; a later call without TORCH keeps the one that the environment was built with.
 TORCH    ?= $(or $(shell cat $(VENV)/torch.txt $(VENV_TRL)/torch.txt 2>/dev/null | head -n 1),torch==2.13.0)
 DEMO_DIR ?= runs/demo
@@ -19,7 +20,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test coverage coverage_report test_slow test_full test_distributed test_trl test_openrlhf memory_validate surface sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf env_vllm demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test coverage coverage_report test_slow test_full test_distributed test_trl test_openrlhf test_vllm memory_validate surface sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -78,6 +79,16 @@ $(VENV_OPENRLHF)/.complete: pyproject.toml requirements/openrlhf.txt
 	  $(VENV_OPENRLHF)/bin/python -m pip install --no-deps --no-build-isolation -r requirements/openrlhf.txt
 	rm -rf $(VENV_OPENRLHF)/lib/python3*/site-packages/tests
 	$(VENV_OPENRLHF)/bin/python -m pip install --no-deps --no-build-isolation -e .
+	@touch $@
+
+env_vllm: $(VENV_VLLM)/.complete ## Build .venv-vllm: TRL 1.16, vLLM for CPUs and DeepSpeed (4 GB)
+
+$(VENV_VLLM)/.complete: pyproject.toml requirements/vllm.txt
+	@$(VENV_VLLM)/bin/python -c '' 2>/dev/null || { rm -rf $(VENV_VLLM); $(PYTHON) -m venv $(VENV_VLLM); }
+	$(VENV_VLLM)/bin/python -m pip install torch==2.13.0
+	$(VENV_VLLM)/bin/python -m pip install -c requirements/vllm.txt setuptools wheel packaging ninja psutil einops hatchling editables
+	$(VENV_VLLM)/bin/python -m pip install --no-deps --no-build-isolation -r requirements/vllm.txt
+	$(VENV_VLLM)/bin/python -m pip install --no-deps --no-build-isolation -e .
 	@touch $@
 
 # ---------------------------------------------------------------------------- FPGA
@@ -154,6 +165,9 @@ test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
 
 test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX on the CPU: Ray, DeepSpeed, vLLM (about 20 minutes)
 	$(VENV_OPENRLHF)/bin/python $(PYTEST) tests/openrlhf/real $(ARGS)
+
+test_vllm: $(VENV_VLLM)/.complete ## Run TRL's trainers under MX with a real vLLM on the CPU, and ZeRO-2 (about 15 minutes)
+	$(VENV_VLLM)/bin/python $(PYTEST) tests/vllm/real $(ARGS)
 
 memory_validate: $(VENV)/.complete ## Train six runs in fresh processes beside their planned memory, and write the table of docs/memory.md (7 GB)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python docs/tables/memory.py $(ARGS)

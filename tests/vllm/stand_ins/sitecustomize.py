@@ -37,11 +37,13 @@ def receive(iterator: Any, group: Any, src: int, post_unpack_func: Any, **_: Any
         post_unpack_func([(name, tensor)])
 
 
+def without_accelerator(module: Any) -> None:
+    module.current_device_index = lambda: 0
+    module.synchronize = lambda *_: None
+
+
 def without_nccl(module: Any) -> None:
     module.stateless_init_process_group = StoreGroup
-    module.trainer_init = lambda info: StoreGroup(
-        info["master_address"], info["master_port"], 0, info["world_size"], None
-    )
 
 
 def server_side(module: Any) -> None:
@@ -77,6 +79,7 @@ def keep_weights(module: Any) -> None:
 
 PATCHES = {
     **UNPACKED,
+    "torch.accelerator": without_accelerator,
     "vllm.distributed.weight_transfer.nccl_common": without_nccl,
     "vllm.distributed.weight_transfer.nccl_engine": server_side,
     "trl.generation.vllm_client": trainer_side,
