@@ -10,6 +10,7 @@ from torch.nn.functional import linear as torch_linear
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from mx_plugin.errors import FormatError, PluginError, nearest
+from mx_plugin.execution.loaded_weights import LoadedWeights, closed_weight, other_length
 from mx_plugin.formats import MXTensor
 from mx_plugin.formats.cast import StochasticKey
 from mx_plugin.formats.spec import FP16, SCALE_RULES, canonical, format_names
@@ -26,7 +27,6 @@ from mx_plugin.interfaces import (
 
 from .float32_product import float32_product
 from .library import BF16_LEVELS, TYPES, library
-from .loaded_weights import LoadedWeights, closed_weight, other_length
 from .native_casts import NativeCasts
 from .native_weight import NativeWeight, native_format
 

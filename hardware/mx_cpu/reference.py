@@ -9,12 +9,12 @@ from torch.nn.functional import linear as torch_linear
 
 from mx_plugin import formats
 from mx_plugin.errors import FormatError, PluginError, nearest
+from mx_plugin.execution.loaded_weights import LoadedWeights, closed_weight, other_length
 from mx_plugin.formats.cast import StochasticKey
 from mx_plugin.formats.spec import FP16, SCALE_RULES, canonical, format_names
 from mx_plugin.interfaces import Backend, BoundLinear, Capabilities, Counters, Exactness, Handle
 
 from .decoded_weight import DecodedWeight, decode, decodes_to_source
-from .loaded_weights import LoadedWeights, closed_weight, other_length
 
 Cast = Callable[[torch.Tensor], torch.Tensor]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakSet
 
-from mx_plugin.errors import FormatError, PluginError
-from mx_plugin.formats import MXTensor
-from mx_plugin.interfaces import Counters, Handle
+from ..errors import FormatError, PluginError
+from ..formats import MXTensor
+from ..interfaces import Counters, Handle
 
 
 class _Closable(Protocol):
