@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .check import Check
     from .execution.layer_types import LayerType
     from .interfaces import Backend, Meter
+    from .testing.check import Suite
 
 MX_PLUGIN_INTERFACE = (1, 0)
 
@@ -50,13 +51,41 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
 @hookimpl
 def mx_register_commands(register: RegisterCommand) -> None:
     """plugins, doctor, new, policy, report."""
-    from .cli import doctor, new_command, plugins_command, policy_command, report_command
+    from .cli import conformance_command, doctor, new_command, plugins_command, policy_command, report_command
 
     register("plugins", plugins_command.add_arguments, plugins_command.run, summary=plugins_command.SUMMARY)
     register("doctor", doctor.add_arguments, doctor.run, summary=doctor.SUMMARY)
     register("new", new_command.add_arguments, new_command.run, summary=new_command.SUMMARY)
+    conformance = conformance_command
+    register("conformance", conformance.add_arguments, conformance.run, summary=conformance.SUMMARY)
     register("policy", policy_command.add_arguments, policy_command.run, summary=policy_command.SUMMARY)
     register("report", report_command.add_arguments, report_command.run, summary=report_command.SUMMARY)
+
+
+@hookimpl
+def mx_register_conformance(register: RegisterFactory) -> None:
+    """What the three interfaces demand."""
+    register("backend", _backend_suite, summary="from loading to a step of training")
+    register("meter", _meter_suite, summary="None is not zero, and windows hold their own joules")
+    register("provider", _provider_suite, summary="an answer for every place, kept until it says otherwise")
+
+
+def _backend_suite() -> Suite:
+    from .testing.backend import BACKEND
+
+    return BACKEND
+
+
+def _meter_suite() -> Suite:
+    from .testing.meter import METER
+
+    return METER
+
+
+def _provider_suite() -> Suite:
+    from .testing.provider import PROVIDER
+
+    return PROVIDER
 
 
 def _noise(**options: Any) -> Backend:

@@ -242,7 +242,7 @@ def _by_name(field_name: str, entries: list[str] | None, example: str) -> dict[s
         name, dot, option = place.strip().partition(".")
         if not separator or not dot or not name or not option:
             raise PolicyError(f"{field_name} entry {entry!r} is not NAME.OPTION=VALUE, e.g. {example!r}")
-        options.setdefault(name, {})[option] = _typed(value.strip())
+        options.setdefault(name, {})[option] = typed_option(value.strip())
     return options
 
 
@@ -254,7 +254,7 @@ def _flat(field_name: str, options: Mapping[str, Any]) -> list[str]:
     return [f"{name}.{option}={value}" for name, values in options.items() for option, value in values.items()]
 
 
-def _typed(text: str) -> Any:
+def typed_option(text: str) -> Any:
     """A number or a truth value where the text is one."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"

@@ -175,3 +175,13 @@ def mx_register_policy_measures(register: RegisterPolicyMeasure) -> None:
     :class:`mx_plugin.sensitivity.PolicyCosts`. ``add_arguments(group)``, which may be left out, adds options of its
     own to the command; ``--model``, ``--dtype``, ``--backend`` and ``--seed`` are there.
     """
+
+
+@hookspec
+def mx_register_conformance(register: RegisterFactory) -> None:
+    """Register levels of the conformance kit: ``register(name, factory)``.
+
+    ``factory()`` returns a :class:`mx_plugin.testing.Suite`: checks for one kind of plugin, level by level. ``mx-plugin
+    conformance`` runs the suites of a kind in the order in which they were registered; one for a new kind says how a
+    plugin of that kind is made.
+    """

@@ -128,7 +128,10 @@ def plugin_report() -> list[PluginRecord]:
     Asks for everything but layer types: their classes may need frameworks, so they are listed once a
     model has been adopted or :func:`layer_types` was called.
     """
-    for ask in (providers, backends, meters, boards, judges, alert_hooks, checks, commands, benches, policy_measures):
+    for ask in (
+        providers, backends, meters, boards, judges, alert_hooks, checks, commands, benches, policy_measures,
+        conformance,
+    ):  # fmt: skip
         ask()
     return list(_host().records)
 
@@ -195,6 +198,11 @@ def benches() -> Mapping[str, RegisteredBench]:
 def policy_measures() -> Mapping[str, RegisteredPolicyMeasure]:
     """What can measure the costs of whole policies, by name, in the order in which it was registered."""
     return _host().registry("policy_measures", _register_policy_measure)
+
+
+def conformance() -> Mapping[str, Registration]:
+    """Levels of the conformance kit by name; ``factory()`` gives a :class:`mx_plugin.testing.Suite`."""
+    return _factories("conformance")
 
 
 def _factories(kind: str) -> Mapping[str, Registration]:

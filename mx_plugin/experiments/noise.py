@@ -168,7 +168,10 @@ class NoiseBackend(Backend):
 
         Raises:
             FormatError: x's last dimension is not ``in``; unknown ``activations`` or ``scale_rule``.
+            PluginError: ``handle`` is none of this backend.
         """
+        if not isinstance(handle, torch.Tensor):
+            raise PluginError(f"{handle!r:.80} is not a weight of this NoiseBackend: use what load_weight returned")
         if x.shape[-1] != handle.shape[1]:
             raise FormatError(f"x of shape {tuple(x.shape)} does not fit the weight {tuple(handle.shape)}, (out, in)")
         self._counters.linear_calls += 1

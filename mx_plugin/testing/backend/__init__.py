@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ... import plugins
 from ..check import Suite
-from . import casts, counts, declares, handles, loads, multiplies, repeats, trains, training_casts
+from . import casts, counts, declares, handles, loads, multiplies, repeats, training_casts, trains
 
 LEVELS = (
     loads.LEVEL,

@@ -6,7 +6,6 @@ import gc
 import os
 from pathlib import Path
 
-
 from ...errors import MXError
 from ...interfaces import Backend
 from ..check import Level
@@ -15,7 +14,7 @@ from .trial import BackendTrial, gaussian, refused
 
 LEVEL = Level("backend", "handles", "weights are kept apart, and forgotten when they should be", BackendTrial)
 
-LARGE = (512, 1024)
+LARGE = (256, 512)
 ROUNDS = 48
 _STATM = Path("/proc/self/statm")
 
@@ -86,10 +85,10 @@ def close_frees(trial: BackendTrial) -> None:
         raise NotApplicable("this system has no /proc/self/statm to read memory from")
     rounds = 12
     closed: list[Backend] = []
+    packed = trial.backend.quantize(gaussian(*LARGE), trial.pair[0])
 
     def one_round() -> int:
         backend: Backend = trial.fresh()
-        packed = backend.quantize(gaussian(*LARGE), trial.pair[0])
         handles = [backend.load_weight(packed) for _ in range(4)]
         backend.linear(gaussian(1, LARGE[1]), handles[0], None, trial.pair[1])
         size = 4 * packed.nbytes
@@ -145,11 +144,10 @@ def _load_and_unload(trial: BackendTrial, rounds: int) -> int:
     packed = trial.backend.quantize(gaussian(*LARGE), fmt)
     x = gaussian(1, LARGE[1])
     for _ in range(rounds):
-        copy = packed.to("cpu")
-        handle = trial.backend.load_weight(copy)
+        handle = trial.backend.load_weight(packed)
         trial.backend.linear(x, handle, None, activations)
         trial.backend.unload_weight(handle)
-        del handle, copy
+        del handle
     gc.collect()
     return rounds * packed.nbytes
 

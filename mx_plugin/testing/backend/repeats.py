@@ -17,7 +17,7 @@ LEVEL = Level("backend", "repeats", "the same operands give the same bits", Back
 @LEVEL.check
 def products(trial: BackendTrial) -> None:
     """The same product, computed again and again."""
-    packed, handle, activations = trial.loaded()
+    _, handle, activations = trial.loaded()
     x = gaussian(5, 64, seed=2)
     first = trial.backend.linear(x, handle, None, activations).clone()
     for _ in range(10):
@@ -39,7 +39,7 @@ def casts(trial: BackendTrial) -> None:
 @LEVEL.check
 def results_stay(trial: BackendTrial) -> None:
     """A result does not change when the next one is computed: no two share memory."""
-    packed, handle, activations = trial.loaded()
+    _, handle, activations = trial.loaded()
     call = trial.backend.bind(handle, activations, "floor")
     first = call(gaussian(5, 64, seed=4), None)
     kept = first.clone()
@@ -50,7 +50,6 @@ def results_stay(trial: BackendTrial) -> None:
 @LEVEL.check
 def instances(trial: BackendTrial) -> None:
     """Another instance gives the same bits: ranks and resumed runs agree."""
-    _, _, activations = trial.loaded()
     x = gaussian(5, 64, seed=6)
     one, other = (_product(each, trial.pair, x) for each in (trial.backend, trial.fresh()))
     demand_same(other, one, "the product of another instance", "depend on nothing but operands and options")
