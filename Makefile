@@ -39,7 +39,7 @@ other_torch = $(if $(filter-out file,$(origin TORCH)),$(shell [ "$$(cat $(1)/tor
 rebuild:
 
 $(VENV)/.complete: pyproject.toml requirements/common.txt requirements/ppo.txt $(call other_torch,$(VENV))
-	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)fpga$(,)sim$(,)report$(,)search$(,)ray$(,)test$(,)docs$(,)dev]')
+	$(call build_env,$(VENV),ppo,'.[ppo$(,)energy$(,)cuda$(,)fpga$(,)sim$(,)report$(,)search$(,)ray$(,)test$(,)docs$(,)dev]')
 
 $(VENV_TRL)/.complete: pyproject.toml requirements/common.txt requirements/trl.txt $(call other_torch,$(VENV_TRL))
 	$(call build_env,$(VENV_TRL),trl,'.[trl$(,)search$(,)report$(,)test]')
@@ -166,7 +166,7 @@ test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
 test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX on the CPU: Ray, DeepSpeed, vLLM (about 20 minutes)
 	$(VENV_OPENRLHF)/bin/python $(PYTEST) tests/openrlhf/real $(ARGS)
 
-test_vllm: $(VENV_VLLM)/.complete ## Run TRL's trainers under MX with a real vLLM on the CPU, and ZeRO-2 (about 15 minutes)
+test_vllm: $(VENV_VLLM)/.complete ## Run TRL's trainers under MX with a real vLLM on the CPU, and ZeRO-2 (tens of minutes)
 	$(VENV_VLLM)/bin/python $(PYTEST) tests/vllm/real $(ARGS)
 
 memory_validate: $(VENV)/.complete ## Train six runs in fresh processes beside their planned memory, and write the table of docs/memory.md (7 GB)
@@ -190,7 +190,7 @@ fix: $(VENV)/.complete ## Let ruff mend what it can
 
 types: $(VENV)/.complete ## Check types with mypy: strict on the core, plain on adapters and hardware
 	$(VENV)/bin/mypy --strict mx_plugin
-	$(VENV)/bin/mypy adapters/mx_trl adapters/mx_openrlhf hardware/mx_cpu hardware/mx_fpga
+	$(VENV)/bin/mypy adapters/mx_trl adapters/mx_openrlhf hardware/mx_cpu hardware/mx_cuda hardware/mx_fpga
 
 imports: $(VENV)/.complete ## Check the dependency rule with import-linter
 	$(VENV)/bin/lint-imports
