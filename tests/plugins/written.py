@@ -32,6 +32,6 @@ def python(*arguments: str, path: Sequence[Path], cwd: Path) -> subprocess.Compl
 
 def own_tests(*packages: Path, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     """Run the packages' own tests, as their authors do; in one process, since most of its time is torch's import."""
-    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", *options]
-    tests = [str(package / "tests") for package in packages]
-    return python(*command, *tests, path=packages, cwd=packages[0])
+    root = packages[0].parent
+    command = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--import-mode=importlib", f"--rootdir={root}", *options]
+    return python(*command, *(f"{package.name}/tests" for package in packages), path=packages, cwd=root)
