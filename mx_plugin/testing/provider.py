@@ -101,14 +101,8 @@ def is_a_provider(trial: ProviderTrial) -> None:
 
 
 @LOADS.check
-def starts(trial: ProviderTrial) -> None:
-    """start(layers) takes the layers."""
-    trial.started()
-
-
-@LOADS.check
 def describes_itself(trial: ProviderTrial) -> None:
-    """describe() is plain data, for config.json, before and after start."""
+    """It takes the layers, and describe() is plain data, for config.json, before and after that."""
     demand_plain(trial.plugin.describe(), "describe() before start")
     demand_plain(trial.started().describe(), "describe() after start")
 
@@ -240,6 +234,7 @@ def says_whether_it_changed(trial: ProviderTrial) -> None:
 def keeps_its_word(trial: ProviderTrial) -> None:
     """While observe() returns False, the answers stay: formats in use are only changed when it says so."""
     provider = trial.started()
+    trial.answers(provider)  # that the first answers are also the second is a check of its own
     before = trial.answers(provider)
     for step in range(STEPS):
         if provider.observe(step, metrics_at(step)):

@@ -141,15 +141,16 @@ def closed_loads_nothing(trial: BackendTrial) -> None:
 def _load_and_unload(trial: BackendTrial, rounds: int) -> int:
     """Bytes of all the packed weights."""
     fmt, activations = trial.pair
-    packed = trial.backend.quantize(gaussian(*LARGE), fmt)
-    x = gaussian(1, LARGE[1])
+    w, x, size = gaussian(*LARGE), gaussian(1, LARGE[1]), 0
     for _ in range(rounds):
+        packed = trial.backend.quantize(w, fmt)
+        size += packed.nbytes
         handle = trial.backend.load_weight(packed)
         trial.backend.linear(x, handle, None, activations)
         trial.backend.unload_weight(handle)
-        del handle
+        del handle, packed
     gc.collect()
-    return rounds * packed.nbytes
+    return size
 
 
 def _resident_bytes() -> int:

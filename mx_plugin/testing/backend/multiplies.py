@@ -10,7 +10,7 @@ from ...formats import MXTensor
 from ...formats.spec import FP16, SCALE_RULES
 from ..check import Level
 from ..fault import NotApplicable, demand, demand_form, demand_same
-from .trial import BackendTrial, gaussian
+from .trial import BackendTrial, gaussian, with_signed_zeros
 
 LEVEL = Level("backend", "multiplies", "products are those of the decoded operands", BackendTrial)
 
@@ -179,7 +179,7 @@ def bound_linear(trial: BackendTrial) -> None:
 def inputs_stay(trial: BackendTrial) -> None:
     """x and bias are not written."""
     _, handle, activations = trial.loaded()
-    x, added = gaussian(5, 64, seed=15), gaussian(24, seed=5)
+    x, added = with_signed_zeros(5, 64), gaussian(24, seed=5)
     before, added_before = x.clone(), added.clone()
     y = trial.backend.linear(x, handle, added, activations)
     demand_same(x, before, "linear wrote into x: it", "work on a copy")

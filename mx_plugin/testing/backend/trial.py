@@ -132,6 +132,13 @@ def unsaturated(*shape: int, seed: int = 1, dtype: torch.dtype = torch.float32) 
     return (size * (torch.randint(0, 2, shape, generator=draw) * 2 - 1)).to(dtype)
 
 
+def with_signed_zeros(*shape: int) -> torch.Tensor:
+    """Values among which are zeros of either sign, so that even ``x += 0`` shows."""
+    x = unsaturated(*shape, seed=9)
+    x[0, :2] = torch.tensor([0.0, -0.0])
+    return x
+
+
 def refused(call: object, what: str, remedy: str) -> None:
     """Raise a Fault unless ``call()`` raises an error of mx_plugin."""
     assert callable(call)
