@@ -20,7 +20,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf env_vllm demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test coverage coverage_report test_slow test_full test_distributed test_trl test_openrlhf test_vllm memory_validate surface sanitize lint fix types imports docs check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf env_vllm demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test coverage coverage_report test_slow test_full test_distributed test_trl test_openrlhf test_vllm memory_validate surface sanitize mutation_kit lint fix types imports docs check fpga fpga_area dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -177,6 +177,9 @@ surface: $(VENV)/.complete ## Write the public names and signatures anew that te
 
 sanitize: $(VENV)/.complete ## Run the kernels' tests on a build with AddressSanitizer and UBSan
 	$(VENV)/bin/python .ci/sanitize.py $(ARGS)
+
+mutation_kit: $(VENV)/.complete ## Take each check of the conformance kit away in turn: a broken plugin must then pass (about 10 minutes)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.conformance.mutation
 
 # ---------------------------------------------------------------------------- checks
 
