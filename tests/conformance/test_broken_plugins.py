@@ -14,6 +14,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "broken"), CASES)
 def test_it_is_caught_at_the_level_that_names_its_fault(kind: str, broken: Broken) -> None:
     found = failing(SUITES[kind][0].checks, broken)

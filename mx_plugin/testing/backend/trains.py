@@ -12,7 +12,7 @@ from torch.nn.functional import linear
 from ...execution.engine import Engine
 from ...formats import Pair, fake_quantize
 from ...formats.spec import FP16
-from ...interfaces import Provider
+from ...interfaces import Backend, Provider
 from ...precision.formats import LayerFormats, Product
 from ..check import Level
 from ..fault import NotApplicable, demand, demand_near, demand_same
@@ -43,11 +43,11 @@ def model() -> nn.Sequential:
 
 
 @contextmanager
-def engine(trial: BackendTrial, trained: nn.Module) -> Iterator[tuple[Engine, Product]]:
+def engine(trial: BackendTrial, trained: nn.Module, backend: Backend | None = None) -> Iterator[tuple[Engine, Product]]:
     """An engine that executes ``trained`` on the backend in its first pair, in every phase."""
     weights, activations = trial.pair
     product = Product(Pair(weights, activations), scale_rule="floor")
-    with Engine(_OneFormat(product), trial.backend) as running:
+    with Engine(_OneFormat(product), backend or trial.backend) as running:
         running.adopt({"policy": trained})
         yield running, product
 
@@ -94,7 +94,7 @@ def a_step(trial: BackendTrial) -> None:
         after = _in_rollout(running, trained, x)
     fresh = model()
     fresh.load_state_dict(trained.state_dict())
-    with engine(trial, fresh) as (running, _):
+    with engine(trial, fresh, trial.fresh()) as (running, _):
         due = _in_rollout(running, fresh, x)
     demand_same(after, due, "rollout after a step, against one with the same weights", "keep no weight by its name")
 

@@ -112,7 +112,8 @@ class TakesBlocksAlongOut(ReferenceBackend):
 @BACKENDS.caught_by("declares-refuses_x_of_another_length")
 class CutsX(Multiplying):
     def product(self, x, handle, bias, activations, rule):  # type: ignore[no-untyped-def]
-        return super().product(x[..., : handle.shape[1]], handle, bias, activations, rule)
+        length = x.shape[-1] if handle in self.unloaded or handle not in self.loaded else handle.shape[1]
+        return super().product(x[..., :length], handle, bias, activations, rule)
 
 
 # ---------------------------------------------------------------------------- handles
@@ -147,6 +148,10 @@ class UnloadsItsNeighbour(Multiplying):
 class LeaksHandles(Multiplying):
     def unload_weight(self, handle):  # type: ignore[no-untyped-def]
         """Forgets that there is something to forget."""
+
+    def close(self) -> None:
+        self.loaded.clear()
+        self.closed = True
 
 
 @BACKENDS.caught_by("handles-close_frees")

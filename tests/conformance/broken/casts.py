@@ -52,7 +52,7 @@ class LogarithmsOfPowersOfTwo(Spoiling):
 @CASTS.caught_by("casts-ties")
 class TiesAwayFromZero(Spoiling):
     def spoil(self, x: Any, elements: Any, scales: Any, packed: Any, rule: str) -> None:
-        away = self.codes_of(torch.nextafter(x, x.sign() * float("inf")), packed, rule)
+        away = self.codes_of(torch.nextafter(x, torch.copysign(torch.full_like(x, float("inf")), x)), packed, rule)
         towards = self.codes_of(torch.nextafter(x, torch.zeros_like(x)), packed, rule)
         tie = (away != towards) & (x == x.bfloat16().float()) & (x != 0)
         tie &= (x.abs() < x.abs().amax(1, keepdim=True))  # fmt: skip
@@ -95,7 +95,7 @@ class NothingIsTooSmall(Spoiling):
     """What is too small becomes the smallest element."""
 
     def spoil(self, x: Any, elements: Any, scales: Any, packed: Any, rule: str) -> None:
-        small = x.abs().double() / size_of(scales) < 2.0 ** (packed.format.element.emin - 18)
+        small = x.abs().double() / size_of(scales) < 2.0 ** (packed.format.element.emin - 40)
         elements[small & (x > 0)] = 1
 
 
