@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 from torch.nn.functional import linear
 
@@ -167,7 +169,7 @@ def bound_linear(trial: BackendTrial) -> None:
     """What bind() returns computes what linear() does, bit for bit."""
     _, handle, activations = trial.loaded()
     x, added = gaussian(5, 64, seed=14), gaussian(24, seed=5)
-    for rule in SCALE_RULES:
+    for activations, rule in product(trial.activations or (activations,), SCALE_RULES):
         call = trial.backend.bind(handle, activations, rule)
         for given in (None, added):
             expected = trial.backend.linear(x, handle, given, activations, scale_rule=rule)

@@ -131,7 +131,7 @@ class KnowsItsOwnWeightsOnly(Multiplying):
         return _Own(packed.elements, packed.scales, packed.format, packed.shape, packed.dim, packed.dtype)
 
     def load_weight(self, packed: MXTensor) -> Any:
-        if not isinstance(packed, _Own):
+        if not isinstance(packed, _Own) and packed.shape[0] == 24:
             raise PluginError("packed by somebody else")
         return super().load_weight(packed)
 
@@ -173,7 +173,7 @@ class AddsNoise(Multiplying):
         return y + torch.randn_like(y) * 1e-7
 
 
-@PRODUCTS.caught_by("multiplies-bound_linear", alone=False)
+@PRODUCTS.caught_by("multiplies-ragged_features", alone=False)
 class AddsNoiseWithinItsBound(AddsNoise):
     exactness = ROUGHLY
 
@@ -214,7 +214,7 @@ class EachInItsOwnWay(Multiplying):
 
     def product(self, x: Any, handle: Any, bias: Any, activations: str, rule: str) -> torch.Tensor:
         y = super().product(x, handle, bias, activations, rule)
-        return one_ulp_up(y) if self.odd else y
+        return one_ulp_up(y) if self.odd and y.shape[-1] == 24 else y
 
 
 @PRODUCTS.caught_by("repeats-threads")
