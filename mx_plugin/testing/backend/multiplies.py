@@ -167,9 +167,9 @@ def weights_of_others(trial: BackendTrial) -> None:
 @LEVEL.check
 def bound_linear(trial: BackendTrial) -> None:
     """What bind() returns computes what linear() does, bit for bit."""
-    _, handle, activations = trial.loaded()
+    _, handle, first = trial.loaded()
     x, added = gaussian(5, 64, seed=14), gaussian(24, seed=5)
-    for activations, rule in product(trial.activations or (activations,), SCALE_RULES):
+    for activations, rule in product(trial.activations or (first,), SCALE_RULES):
         call = trial.backend.bind(handle, activations, rule)
         for given in (None, added):
             expected = trial.backend.linear(x, handle, given, activations, scale_rule=rule)
