@@ -11,6 +11,7 @@ from torch import nn
 
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import UnhitLayersError
+from mx_plugin.execution.backend_choice import automatic
 from mx_plugin.execution.engine import Engine
 from mx_plugin.execution.phases import OTHER, TRACKER
 from mx_plugin.interfaces import Backend
@@ -128,11 +129,10 @@ class MXProcess:
 
 
 def _default_backend(config: MXConfig, models: Mapping[str, nn.Module]) -> str:
-    """``config.backend``; for ``auto`` that of the models' device: ``cpu``, elsewhere ``reference``."""
+    """``config.backend``; for ``auto`` that of the models' device."""
     if config.default_backend != "auto":
         return config.default_backend
-    devices = {parameter.device.type for model in models.values() for parameter in model.parameters()}
-    return "cpu" if devices <= {"cpu"} else "reference"
+    return automatic(parameter.device.type for model in models.values() for parameter in model.parameters())
 
 
 def merged_rows(rows: Sequence[EnergyRow]) -> list[EnergyRow]:

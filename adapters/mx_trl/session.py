@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import PolicyError, UnhitLayersError, nearest
+from mx_plugin.execution.backend_choice import automatic
 from mx_plugin.execution.engine import Engine
 from mx_plugin.execution.phases import GRADIENT, OTHER, ROLLOUT, TRACKER
 from mx_plugin.interfaces import Backend
@@ -270,11 +271,11 @@ class Session:
 
 
 def backend_name(config: MXConfig, trainer: Any) -> str:
-    """``config.default_backend``; for ``auto`` that of the trainer's device: ``cpu``, elsewhere ``reference``."""
+    """``config.default_backend``; for ``auto`` that of the trainer's device."""
     if config.default_backend != "auto":
         return config.default_backend
     device = getattr(getattr(trainer, "accelerator", None), "device", None)
-    return "cpu" if device is None or device.type == "cpu" else "reference"
+    return automatic(() if device is None else (device.type,))
 
 
 def refuse_options_of_others(config: MXConfig, default: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..errors import PolicyError, nearest
 from ..interfaces import Backend
+from ..plugins import backends
 from ..precision.patterns import matches, nearest_layer
 from . import phases
 
@@ -57,6 +58,17 @@ class BackendChoice:
                 raise PolicyError(
                     f"backends: {rule.pattern!r} matches no adopted layer: {nearest_layer(rule.pattern, layer_names)}"
                 )
+
+
+def automatic(device_types: Iterable[str]) -> str:
+    """What ``backend: auto`` means for models on these kinds of devices.
+
+    ``cpu``; ``cuda`` where a plugin registers it; ``reference``, which takes any device, for what else there is.
+    """
+    kinds = set(device_types)
+    if kinds <= {"cpu"}:
+        return "cpu"
+    return "cuda" if kinds == {"cuda"} and "cuda" in backends() else "reference"
 
 
 def split_phase(key: str) -> tuple[str, str | None]:

@@ -1,0 +1,31 @@
+"""mx_cuda's lines in ``mx-plugin doctor``."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+
+from mx_plugin.check import Check
+
+from .capability import TRITON, device_description, path
+
+
+def implementation_checks() -> list[Check]:
+    """Which implementation the backend ``cuda`` is, and why; without a card that is no fault."""
+    name = "mx_cuda implementation"
+    chosen = path()
+    here = device_description()
+    if chosen.name == TRITON:
+        return [Check(name, "ok", f"cuda is Triton {_triton()} on {here}: {chosen.why}")]
+    detail = f"cuda is the reference in plain torch: {chosen.why}"
+    if not importlib.import_module("torch").cuda.is_available():
+        return [Check(name, "ok", f"{detail}; {here}")]
+    cost = "same bits, but MX makes a model slower, not faster"
+    return [Check(name, "warn", f"{detail}; {here}; {cost}", "pip install 'mx-plugin[cuda]'")]
+
+
+def _triton() -> str:
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return "of unknown version"
