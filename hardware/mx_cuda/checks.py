@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 
 from mx_plugin.check import Check
 
@@ -20,8 +21,9 @@ def implementation_checks() -> list[Check]:
     detail = f"cuda is the reference in plain torch: {chosen.why}"
     if not importlib.import_module("torch").cuda.is_available():
         return [Check(name, "ok", f"{detail}; {here}")]
+    remedy = "use a card of compute capability 8.0 or later" if find_spec("triton") else "pip install 'mx-plugin[cuda]'"
     cost = "same bits, but MX makes a model slower, not faster"
-    return [Check(name, "warn", f"{detail}; {here}; {cost}", "pip install 'mx-plugin[cuda]'")]
+    return [Check(name, "warn", f"{detail}; {here}; {cost}", remedy)]
 
 
 def _triton() -> str:

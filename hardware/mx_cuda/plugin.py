@@ -19,7 +19,7 @@ log = logging.getLogger("mx_cuda")
 
 @hookimpl
 def mx_register_backends(register: RegisterFactory) -> None:
-    """``cuda``, which ``auto`` chooses for models on a CUDA device."""
+    """``cuda``, chosen by name."""
     register("cuda", _cuda, summary="Triton kernels on CUDA devices; the reference where they cannot run")
 
 

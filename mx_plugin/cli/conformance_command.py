@@ -11,7 +11,6 @@ from contextlib import nullcontext, redirect_stdout, suppress
 from typing import TYPE_CHECKING, Any
 
 from .. import plugins
-from ..config import typed_option
 from ..errors import PluginError, nearest
 
 if TYPE_CHECKING:
@@ -94,6 +93,8 @@ def _of_level(checks: Sequence[ConformanceCheck], level: str | None) -> Sequence
 
 
 def _options(entries: Sequence[str]) -> dict[str, Any]:
+    from ..config import typed_option  # it imports torch
+
     options = {}
     for entry in entries:
         name, separator, value = entry.partition("=")

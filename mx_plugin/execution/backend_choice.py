@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ..errors import PolicyError, nearest
 from ..interfaces import Backend
-from ..plugins import backends
 from ..precision.patterns import matches, nearest_layer
 from . import phases
 
@@ -63,12 +62,10 @@ class BackendChoice:
 def automatic(device_types: Iterable[str]) -> str:
     """What ``backend: auto`` means for models on these kinds of devices.
 
-    ``cpu``; ``cuda`` where a plugin registers it; ``reference``, which takes any device, for what else there is.
+    ``cpu``, or for what else there is ``reference``, which takes any device. Not ``cuda``, before its kernels have been
+    run on a card.
     """
-    kinds = set(device_types)
-    if kinds <= {"cpu"}:
-        return "cpu"
-    return "cuda" if kinds == {"cuda"} and "cuda" in backends() else "reference"
+    return "cpu" if set(device_types) <= {"cpu"} else "reference"
 
 
 def split_phase(key: str) -> tuple[str, str | None]:

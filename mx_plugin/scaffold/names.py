@@ -11,7 +11,6 @@ from importlib.util import find_spec
 
 from ..errors import PluginError
 from ..plugins import Registration, backends, boards, meters, providers
-from ..precision.load import builtin_names
 
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?")
 """Names of projects, by PEP 508; without a dot, which options (``NAME.OPTION=VALUE``) have between name and option."""
@@ -57,6 +56,8 @@ def check_free(kind: str, names: PluginNames) -> None:
     Raises:
         PluginError: a plugin of that kind, a built-in policy, a module or a distribution has.
     """
+    from ..precision.load import builtin_names  # it imports torch
+
     registries = {"backend": backends, "board": boards, "meter": meters, "provider": providers}
     taken: Mapping[str, Registration] = registries[kind]()
     if names.name in taken:
