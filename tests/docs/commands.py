@@ -40,7 +40,7 @@ def check(commands: Sequence[str], known: Mapping[str, str] = VARIABLES) -> int:
         known: what is set before the first.
 
     Returns:
-        How many were read by a program's own parser.
+        How many were read, assignments among them.
 
     Raises:
         Unreadable: one is refused: the command, and why.
