@@ -158,7 +158,8 @@ def variables_at(block: Block) -> dict[str, str]:
 def cheap_commands() -> list[Any]:
     found: dict[str, list[str]] = {}
     for block in of_language("console"):
-        for step in steps(block) if block.page not in PAGES_RUN_WHOLE else ():
+        # One that begins with no command is told of by the test above, and must not end the collection of all.
+        for step in steps(block) if block.page not in PAGES_RUN_WHOLE and block.text.startswith("$ ") else ():
             if not step.command.startswith("mx-plugin "):
                 continue
             words = expand(step.command, variables_at(block))[1:]
