@@ -164,7 +164,13 @@ def _python(words: list[str]) -> None:
 
         parse(words[2:])
         return
+    if words[:2] == ["-m", "pytest"]:
+        _pytest(words[2:])
+        return
     path = ROOT / words[0]
+    if path.name.endswith("_mx.py"):
+        script(path, words[1:])
+        return
     if not path.is_file():
         raise Unreadable(f"there is no {words[0]}")
     if path.parent.name == "examples":
@@ -202,6 +208,12 @@ def _pip(words: list[str]) -> None:
             raise Unreadable(f"pyproject.toml has no extra {', '.join(missing)}")
 
 
+def _pytest(words: list[str]) -> None:
+    for word in words:
+        if not word.startswith("-") and not (ROOT / word.partition("::")[0]).exists():
+            raise Unreadable(f"there is no {word}")
+
+
 def _pre_commit(words: list[str]) -> None:
     from pre_commit.main import main
 
@@ -221,6 +233,7 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "accelerate": _accelerate,
     "torchrun": _torchrun,
     "python": _python,
+    "pytest": _pytest,
     "make": _make,
     "pip": _pip,
     "pre-commit": _pre_commit,

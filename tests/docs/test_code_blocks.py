@@ -231,6 +231,8 @@ def test_every_folder_of_the_architectures_tree_exists() -> None:
         ("torchrun --nproc_per_nod 2 x.py", "nproc_per_nod|training_script|there is no"),
         ("python -m mx_openrlhf --mx.polcy C openrlhf.cli.train_sft", "polcy"),
         ("make love", "love"),
+        ("python -m pytest tests/nowhere", "there is no tests/nowhere"),
+        ("python examples/ppo_mx.py --polcy C", "polcy"),
         ("pip install 'mx-plugin[everything]'", "no extra everything"),
         ("rm -rf runs", "nobody here knows"),
         ("cat $NOWHERE", "NOWHERE is not set"),
