@@ -55,7 +55,7 @@ def test_no_command_prints_help_to_stderr_and_fails(capsys: Capture) -> None:
 def test_an_unknown_command_names_the_nearest(capsys: Capture) -> None:
     assert main(["docter"]) == 2
     err = capsys.readouterr().err
-    assert "unknown command 'docter': did you mean 'doctor'? Valid: bench, dashboard, doctor, " in err
+    assert "unknown command 'docter': did you mean 'doctor'? Valid: bench, conformance, dashboard, doctor, " in err
     assert "policy" in err  # adapters and boards bring commands of their own
 
 

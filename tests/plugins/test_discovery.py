@@ -56,6 +56,7 @@ def test_the_allow_list_acts_before_import_and_lets_the_core_in(site: Any) -> No
     assert statuses == {
         "core": "ok",
         "mx_cpu": "ok",
+        "mx_cuda": "disabled",
         "mx_trl": "disabled",
         "mx_fpga": "disabled",
         "mx_openrlhf": "disabled",
@@ -87,7 +88,7 @@ def test_a_name_in_the_lists_that_is_not_installed_is_pointed_out(site: Any) -> 
 
 def test_a_disabled_plugin_is_named_when_its_backend_is_asked_for(site: Any) -> None:
     done = site.python("-c", "import mx_plugin; mx_plugin.get_backend('cpu')", MX_PLUGIN_DISABLE="mx_cpu")
-    assert "Valid: fpga, noise. Disabled: mx_cpu (named in MX_PLUGIN_DISABLE)." in done.stderr
+    assert "Valid: cuda, fpga, noise. Disabled: mx_cpu (named in MX_PLUGIN_DISABLE)." in done.stderr
 
 
 def test_even_the_core_can_be_disabled(site: Any) -> None:
