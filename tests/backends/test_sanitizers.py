@@ -54,14 +54,14 @@ def cast(source: torch.Tensor, length: int, values: torch.Tensor) -> Callable[[]
     return body
 
 
-@pytest.mark.usefixtures("sanitized", "level")
+@pytest.mark.usefixtures("level", "sanitized")
 @pytest.mark.parametrize(("there", "room", "expected"), [(95, 96, "READ of size"), (96, 95, "WRITE of size")])
 def test_a_cast_past_the_end_of_a_tensor_is_stopped(there: int, room: int, expected: str, tmp_path: Path) -> None:
     told = complaint(cast(torch.randn(there), 96, torch.empty(room)), tmp_path)
     assert "AddressSanitizer" in told and expected in told
 
 
-@pytest.mark.usefixtures("sanitized", "level")
+@pytest.mark.usefixtures("level", "sanitized")
 @pytest.mark.parametrize("rows", [1, 40])
 def test_a_product_that_reads_past_a_packed_weight_is_stopped(rows: int, tmp_path: Path) -> None:
     """In whole units: gcc instruments no masked load, for those there is test_native_bounds.py."""

@@ -70,7 +70,8 @@ def described_class(place: str, cls: type) -> list[str]:
     bases = [base.__name__ for base in cls.__bases__ if base is not object]
     lines = [f"class {place}({', '.join(bases)})"]
     fields = {field.name: field for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else {}
-    lines += [f"{place}.{name}: {field.type}{default(field)}" for name, field in fields.items()]
+    written = as_written(cls)
+    lines += [f"{place}.{name}: {written[name]}{default(field)}" for name, field in fields.items()]
     told = set(fields)
     for owner in cls.__mro__:
         if owner.__module__.partition(".")[0] not in OURS:
@@ -83,6 +84,11 @@ def described_class(place: str, cls: type) -> list[str]:
                 continue
             lines += described_member(f"{place}.{name}", member)
     return lines
+
+
+def as_written(cls: type) -> dict[str, str]:
+    """Annotations as the source has them: a parser of transformers puts the class into ``field.type`` in place of its name."""
+    return {name: text for owner in reversed(cls.__mro__) for name, text in vars(owner).get("__annotations__", {}).items()}
 
 
 def described_member(place: str, member: Any) -> list[str]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from transformers import HfArgumentParser
 
+from mx_plugin import MXConfig
 from tests.plugins import public_surface
 
 pytest.importorskip("trl")  # mx_trl's names stand there too
@@ -15,6 +17,11 @@ def test_the_public_surface_is_the_stored_one() -> None:
     _, before = public_surface.stored()
     gone, new = public_surface.changes(before, public_surface.surface())
     assert not (gone or new), public_surface.explained(gone, new)
+
+
+def test_it_reads_what_the_source_says_even_after_a_parser_of_transformers_put_classes_in_place_of_names() -> None:
+    HfArgumentParser([MXConfig])
+    assert "mx_plugin.MXConfig.policy: str = 'C'" in public_surface.surface()
 
 
 @pytest.mark.parametrize(
