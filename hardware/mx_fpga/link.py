@@ -11,14 +11,14 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from types import TracebackType
 
 from . import protocol
 from .errors import BoardError, LinkError, LinkReopened, Refused
 from .framing import DELIMITER, Deframer, encode_frame
-from .port import Port, PortLost, WriteStalled
+from .port import BytePort, Port, PortLost, WriteStalled
 from .protocol import Frame, Message, ProtocolError
 from .window import Outcome, Request, Window
 
@@ -101,7 +101,8 @@ class Link:
         self._sequences = (number & 0xFFFF for number in itertools.count(start))
         self._half_sent = True  # whoever wrote before us may have left half a frame
         self._closed = False
-        self._port: Port | None = Port(url, **self._options)  # type: ignore[arg-type]
+        self._wraps: list[Callable[[BytePort], BytePort]] = []
+        self._port: BytePort | None = self._new_port()
 
     # ------------------------------------------------------------------ requests
 
@@ -149,6 +150,16 @@ class Link:
             (self._port or self._open_again()).write(data)
             self._half_sent = True
 
+    def through(self, wrap: Callable[[BytePort], BytePort]) -> None:
+        """From now on bytes go through ``wrap(port)``, and so they do when the port had to be opened again.
+
+        For tests: :class:`mx_fpga.testing.FaultyPort` damages what passes, in front of any board.
+        """
+        with self._lock:
+            self._wraps.append(wrap)
+            if self._port is not None:
+                self._port = wrap(self._port)
+
     # ------------------------------------------------------------------ the port
 
     def close(self) -> None:
@@ -171,10 +182,16 @@ class Link:
         """Plain data for config.json: the URL and the statistics."""
         return {"url": self.url, **asdict(self.statistics)}
 
-    def _open_again(self) -> Port:
+    def _new_port(self) -> BytePort:
+        port: BytePort = Port(self.url, **self._options)  # type: ignore[arg-type]
+        for wrap in self._wraps:
+            port = wrap(port)
+        return port
+
+    def _open_again(self) -> BytePort:
         if self._closed:
             raise LinkError(f"the link to {self.url} is closed; open a new one")
-        self._port = Port(self.url, **self._options)  # type: ignore[arg-type]
+        self._port = self._new_port()
         return self._port
 
     def _reopen(self, why: PortLost) -> None:
@@ -208,7 +225,7 @@ class Link:
 class _Exchange:
     """The loop of one exchange: send what may be sent, wait, take what came, repeat what was lost."""
 
-    def __init__(self, link: Link, port: Port, window: Window) -> None:
+    def __init__(self, link: Link, port: BytePort, window: Window) -> None:
         self.link, self.port, self.window = link, port, window
         self.failures = 0
         self.causes: Counter[str] = Counter()

@@ -7,7 +7,7 @@ import select
 import socket
 import time
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import BoardError, LinkError
 
@@ -22,6 +22,16 @@ class PortLost(LinkError):
 
 class WriteStalled(LinkError):
     """The other side takes no more bytes."""
+
+
+class BytePort(Protocol):
+    """What a link needs of a port; see :class:`Port` for what the three do and raise."""
+
+    def read(self, timeout_s: float) -> bytes: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def have_pyserial() -> bool:

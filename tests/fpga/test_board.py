@@ -22,11 +22,10 @@ from mx_fpga.errors import BoardError, LinkError, Refused
 from mx_fpga.fake import DEFAULT, FakeBoard
 from mx_fpga.fake_port import FakePort
 from mx_fpga.protocol import Energy, EnergyScope, EnergySource, Message
+from mx_fpga.testing import KINDS, FaultyWire, some_faults
 from mx_plugin import quantize
 from mx_plugin.errors import FormatError
 from mx_plugin.formats import MXTensor
-
-from .faulty_wire import KINDS, FaultyWire, some_faults
 
 FAST: dict[str, Any] = {"timeout_s": 0.2, "backoff_s": 0.001, "reopen_s": 3.0}
 

@@ -17,10 +17,10 @@ from mx_fpga.errors import LinkError
 from mx_fpga.framing import encode_frame
 from mx_fpga.protocol import Message, encode_request
 from mx_fpga.simulator import Simulator
+from mx_fpga.testing import KINDS, FaultyWire, some_faults
 from mx_plugin import get_backend
 from tests.fpga.bridge import Bridge
 from tests.fpga.conftest import SMALL
-from tests.fpga.faulty_wire import KINDS, FaultyWire, some_faults
 from tests.fpga.test_board import expected, packed, same_bits
 
 LINK: dict[str, Any] = {"timeout_s": 0.5, "backoff_s": 0.001, "reopen_s": 20.0}

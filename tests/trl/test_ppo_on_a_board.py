@@ -17,9 +17,9 @@ from mx_fpga.fake_port import FakePort
 from mx_fpga.layout import run_cycles
 from mx_fpga.protocol import Counters, Message
 from mx_fpga.simulator import Simulator
+from mx_fpga.testing import FaultyWire
 from mx_trl import MXCallback
 from tests.fpga.conftest import simulator, verilator  # noqa: F401
-from tests.fpga.faulty_wire import FaultyWire
 from tests.fpga.raw_board import RawBoard
 
 pytestmark = pytest.mark.trl("<1.13")
