@@ -100,8 +100,7 @@ class PluginHost:
         """
         self.load()
         with self.lock:
-            for old in [r for r in self.records if r.name == name and not r.distribution]:
-                self._forget(old)
+            self.remove(name)
             record = PluginRecord(name)
             self.records.append(record)
             self._admit(plugin, record, getattr(plugin, "MX_PLUGIN_INTERFACE", None))
@@ -109,6 +108,12 @@ class PluginHost:
                 self._forget(record)
                 raise PluginError(f"{record} is {record.status}: {record.error}")
             return record
+
+    def remove(self, name: str) -> None:
+        """Forget what was added under that name; installed plugins stay."""
+        with self.lock:
+            for record in [r for r in self.records if r.name == name and not r.distribution]:
+                self._forget(record)
 
     def _forget(self, record: PluginRecord) -> None:
         self.records.remove(record)

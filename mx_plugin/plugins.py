@@ -122,6 +122,11 @@ def register(plugin: object, name: str | None = None) -> PluginRecord:
     return _host().add(plugin, name)
 
 
+def unregister(name: str) -> None:
+    """Forget the plugin that :func:`register` took under that name, and all that it registered; no error if none was."""
+    _host().remove(name)
+
+
 def plugin_report() -> list[PluginRecord]:
     """Every installed plugin: origin, status, what it registered and what is wrong with it.
 

@@ -15,6 +15,7 @@ from mx_plugin.hookspecs import RegisterBench, RegisterCommand, RegisterFactory,
 if TYPE_CHECKING:
     from mx_plugin.bench import Bench, Row
     from mx_plugin.sensitivity import PolicyCosts
+    from mx_plugin.testing import Suite
 
 MX_PLUGIN_INTERFACE = (1, 0)
 
@@ -205,6 +206,32 @@ def _need_to_load(what: str, framework: str = "transformers") -> None:
 
     if find_spec(framework) is None:
         raise PluginError(f"{what} needs {framework}, which is not installed: pip install 'mx-plugin[trl]'")
+
+
+@hookimpl
+def mx_register_conformance(register: RegisterFactory) -> None:
+    """The level ``trl``: two steps of GRPO with the plugin by its name."""
+    register("backend-trl", _backend_training, summary="TRL trains on it")
+    register("meter-trl", _meter_training, summary="it is read while TRL trains")
+    register("provider-trl", _provider_training, summary="TRL trains in the formats that it chooses")
+
+
+def _backend_training() -> Suite:
+    from .testing import BACKEND_TRAINING
+
+    return BACKEND_TRAINING
+
+
+def _meter_training() -> Suite:
+    from .testing import METER_TRAINING
+
+    return METER_TRAINING
+
+
+def _provider_training() -> Suite:
+    from .testing import PROVIDER_TRAINING
+
+    return PROVIDER_TRAINING
 
 
 @hookimpl

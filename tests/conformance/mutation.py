@@ -8,21 +8,40 @@ Prints a table, and exits with status 1 if a check could be taken away unnoticed
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mx_plugin.testing import BACKEND, METER, PROVIDER, ConformanceCheck, Suite, run_checks
+from mx_trl.testing import BACKEND_TRAINING, METER_TRAINING, PROVIDER_TRAINING
 from tests.conformance.broken.backends import BACKENDS
 from tests.conformance.broken.casts import CASTS
 from tests.conformance.broken.collection import Broken
 from tests.conformance.broken.meters import METERS
 from tests.conformance.broken.products import PRODUCTS
 from tests.conformance.broken.providers import PROVIDERS
+from tests.conformance.broken.training import TRAINED_BACKENDS, TRAINED_METERS, TRAINED_PROVIDERS
 
-SUITES: dict[str, tuple[Suite, Sequence[Broken]]] = {
-    "backend": (BACKEND, [*BACKENDS, *CASTS, *PRODUCTS]),
-    "meter": (METER, METERS),
-    "provider": (PROVIDER, PROVIDERS),
+
+@dataclass(frozen=True)
+class Held:
+    """A suite, and the plugins that it must catch. ``below``: the kit's checks that come first, and pass."""
+
+    suite: Suite
+    plugins: Sequence[Broken]
+    below: tuple[ConformanceCheck, ...] = ()
+
+    @property
+    def checks(self) -> tuple[ConformanceCheck, ...]:
+        return (*self.below, *self.suite.checks)
+
+
+SUITES = {
+    "backend": Held(BACKEND, [*BACKENDS, *CASTS, *PRODUCTS]),
+    "meter": Held(METER, METERS),
+    "provider": Held(PROVIDER, PROVIDERS),
+    "backend, trl": Held(BACKEND_TRAINING, TRAINED_BACKENDS, BACKEND.checks),
+    "meter, trl": Held(METER_TRAINING, TRAINED_METERS, METER.checks),
+    "provider, trl": Held(PROVIDER_TRAINING, TRAINED_PROVIDERS, PROVIDER.checks),
 }
 
 
@@ -30,7 +49,6 @@ SUITES: dict[str, tuple[Suite, Sequence[Broken]]] = {
 class Mutant:
     """The kit without one check, and the broken plugins that it lets through."""
 
-    kind: str
     removed: ConformanceCheck
     let_through: tuple[str, ...]
 
@@ -40,26 +58,26 @@ def failing(checks: Sequence[ConformanceCheck], broken: Broken) -> list[str]:
     return [outcome.check.id for outcome in run_checks(checks, broken.make) if outcome.status == "failed"]
 
 
-def mutants(kind: str) -> list[Mutant]:
+def mutants(kind: str) -> Iterator[Mutant]:
     """Every mutant of one suite, run against the plugins that the whole kit catches by that check alone."""
-    suite, plugins = SUITES[kind]
-    alone = [broken for broken in plugins if broken.alone]
-    found = []
-    for removed in suite.checks:
-        rest = [check for check in suite.checks if check is not removed]
+    held = SUITES[kind]
+    alone = [broken for broken in held.plugins if broken.alone]
+    for removed in held.suite.checks:
+        rest = [check for check in held.checks if check is not removed]
         candidates = [broken for broken in alone if broken.caught_by == removed.id]
         let_through = tuple(broken.name for broken in candidates if not failing(rest, broken))
-        found.append(Mutant(kind, removed, let_through))
-    return found
+        yield Mutant(removed, let_through)
 
 
 def main() -> int:
-    every = [mutant for kind in SUITES for mutant in mutants(kind)]
-    for mutant in every:
-        told = ", ".join(mutant.let_through) or "NOTHING"
-        print(f"{mutant.kind:<9} without {mutant.removed.id:<44} lets through {told}")
+    every = []
+    for kind in SUITES:
+        for mutant in mutants(kind):
+            every.append(mutant)
+            told = ", ".join(mutant.let_through) or "NOTHING"
+            print(f"{mutant.removed.kind:<8} without {mutant.removed.id:<44} lets through {told}", flush=True)
     needless = [mutant for mutant in every if not mutant.let_through]
-    plugins = sum(len(plugins) for _, plugins in SUITES.values())
+    plugins = sum(len(held.plugins) for held in SUITES.values())
     print(f"{len(every)} checks, {plugins} broken plugins; {len(needless)} checks could be removed unnoticed")
     return 1 if needless else 0
 

@@ -26,6 +26,7 @@ MODULES = (
     "mx_plugin.interface_version",
     "mx_plugin.testing",
     "mx_trl",
+    "mx_trl.testing",
 )
 OURS = tuple(sorted({module.partition(".")[0] for module in MODULES}))
 
@@ -87,8 +88,11 @@ def described_class(place: str, cls: type) -> list[str]:
 
 
 def as_written(cls: type) -> dict[str, str]:
-    """Annotations as the source has them: a parser of transformers puts the class into ``field.type`` in place of its name."""
-    return {name: text for owner in reversed(cls.__mro__) for name, text in vars(owner).get("__annotations__", {}).items()}
+    """Annotations as the source has them: parsers of transformers put classes into ``field.type`` in place of names."""
+    written: dict[str, str] = {}
+    for owner in reversed(cls.__mro__):
+        written |= vars(owner).get("__annotations__", {})
+    return written
 
 
 def described_member(place: str, member: Any) -> list[str]:

@@ -159,6 +159,16 @@ def test_registering_again_under_the_same_name_replaces_as_a_notebook_needs() ->
     assert [r.name for r in plugins.plugin_report()].count("Backends") == 1
 
 
+def test_what_was_registered_by_hand_can_be_taken_back_and_nothing_else() -> None:
+    plugins.register(Backends(mine=ReferenceBackend), name="here for a while")
+    assert "mine" in plugins.backends()
+    plugins.unregister("here for a while")
+    plugins.unregister("here for a while")
+    plugins.unregister("mx_cpu")  # installed: it stays
+    assert "mine" not in plugins.backends()
+    assert "cpu" in plugins.backends()
+
+
 def test_what_is_registered_late_joins_registries_already_read() -> None:
     before = set(plugins.backends())
     plugins.register(Backends(late=ReferenceBackend))
