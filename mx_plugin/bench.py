@@ -29,7 +29,7 @@ class Row:
 
     ``seconds``: median of one run. ``ratio``: how many times faster than the baseline of its ``case``, so larger is
     better; None for a line that is compared with nothing. ``target`` and ``stretch`` are ratios, ``at_most`` is
-    seconds: the project's own, for a quiet machine with two cores and AVX512; None where none is set.
+    seconds: the project's own, for a quiet machine with two cores and AVX512 or for one H200; None where none is set.
     """
 
     bench: str
@@ -65,10 +65,13 @@ class Effort:
         budget: seconds for each line.
         clock: ``time.perf_counter``; or, on a machine that others keep busy, ``time.thread_time``: the processor
             seconds of the calling thread, which mean something with one thread only.
+        settle: waits until the device has done all that it was given; called before each reading of the clock.
+            None for a CPU, which is done when a call returns.
     """
 
     budget: float = 1.0
     clock: Callable[[], float] = time.perf_counter
+    settle: Callable[[], object] | None = None
 
     def medians(self, runs: Mapping[str, Run], least: int = 7) -> dict[str, float]:
         """Median seconds of each run, all in turn until ``budget`` is spent for each, ``least`` times at any rate.
@@ -82,11 +85,25 @@ class Effort:
         rounds = 0
         while rounds < least or time.perf_counter() < stop:
             for name, run in runs.items():
-                start = self.clock()
-                run()
-                taken[name].append(self.clock() - start)
+                taken[name].append(self.seconds(run))
             rounds += 1
         return {name: statistics.median(times) for name, times in taken.items()}
+
+    def seconds(self, run: Run) -> float:
+        """What one run takes; of one that replays others (see ``Bench.replayed``), one of its calls."""
+        start = self.settled_clock()
+        run()
+        return (self.settled_clock() - start) / float(getattr(run, "calls", 1))
+
+    def settled_clock(self) -> float:
+        """The clock, read once the device is done."""
+        if self.settle is not None:
+            self.settle()
+        return self.clock()
+
+
+def _as_it_is(run: Run) -> Run:
+    return run
 
 
 def _to_stderr(text: str) -> None:
@@ -104,6 +121,10 @@ class Bench:
         read_bytes_per_s: what a streaming read of the memory reaches: the limit of all that reads weights.
         rotated_bytes: equal operands, used in turn, should add up to this: more than the caches hold.
         report: shows a note as it comes.
+        device: where tensors are made, as torch names it.
+        replayed: makes a run of kernels alone of one that may be called again and again, for a device whose kernels
+            take less time than Python needs to start them: the run it returns says in ``calls`` how many calls of the
+            given one it replays. As it is on a CPU.
     """
 
     arguments: argparse.Namespace = field(default_factory=argparse.Namespace)
@@ -113,6 +134,8 @@ class Bench:
     rotated_bytes: int = 64 << 20
     report: Callable[[str], None] = _to_stderr
     notes: list[str] = field(default_factory=list)
+    device: str = "cpu"
+    replayed: Callable[[Run], Run] = _as_it_is
 
     def note(self, text: str) -> None:
         """Say something that is not a row: what was left out and why, how long packing took."""

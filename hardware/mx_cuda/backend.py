@@ -18,7 +18,7 @@ from mx_plugin.formats.rules import CastRule, cast_rule
 from mx_plugin.formats.spec import FP16, SCALE_RULES, canonical, format_names, get_format
 from mx_plugin.interfaces import Backend, BoundLinear, Capabilities, Counters, Exactness, Handle
 
-from . import casting, operators, product
+from . import casting, operators, product, scaled
 from .weight import PackedWeight
 
 BOUND = 1e-6
@@ -32,7 +32,8 @@ class CudaBackend(Backend):
     """Reads weights packed; keeps no decoded copy.
 
     Few rows (decode), and float32 or float16 activations in any number: the packed product, whose operands are exact.
-    Many rows of bfloat16: the weight is decoded and torch multiplies. Also where a gradient is recorded, where
+    Many rows of bfloat16: MXFP8 by MXFP8 on a card with MX products of its own is theirs; else the weight is decoded
+    and torch multiplies. The latter also where a gradient is recorded, where
     activations stay unquantised, and for formats that the kernels do not know.
     """
 
@@ -173,6 +174,7 @@ class CudaBackend(Backend):
             raise closed_weight()
         rule = None if activations == FP16 else cast_rule(activations, "nearest", scale_rule)
         fused = weight.known and rule is not None and casting.known(rule)
+        native = weight.swizzled if activations == scaled.FORMAT else None
         counters = self._weights.counters
 
         def bound(x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -189,6 +191,10 @@ class CudaBackend(Backend):
             rows = x.numel() // max(weight.in_features, 1)
             dtype = _autocast(x)
             many = rows > MANY and dtype == torch.bfloat16 and weight.ordinary
+            if native is not None and many and x.dtype == torch.bfloat16 and not _records(x, bias):
+                a = self.quantize(x.reshape(rows, -1), activations, scale_rule=scale_rule)
+                y = scaled.product(a, packed, native, bias)
+                return y.view(*x.shape[:-1], weight.out_features)
             if not fused or rule is None or many or not x.numel() or not weight.out_features or _records(x, bias):
                 return self._decoded(x, bias, weight, packed, activations, scale_rule, dtype)
             y = _packed_product(x.reshape(rows, -1), packed, rule, scale_rule).view(*x.shape[:-1], weight.out_features)

@@ -36,7 +36,7 @@ def path() -> Path:
         found = "{}.{}".format(*min(capabilities))
         return Path(REFERENCE, f"a card of compute capability {found}; the kernels need 8.0 (Ampere) or later")
     if max(capabilities) >= BLACKWELL:
-        return Path(TRITON, "packed weights, bfloat16 products; the card's own MX products are not used")
+        return Path(TRITON, "packed weights, bfloat16 products, and the card's own for many rows of MXFP8")
     return Path(TRITON, "packed weights, bfloat16 products: the card has no MX products of its own")
 
 

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from mx_plugin.check import Check
 
-from .capability import TRITON, device_description, path
+from .capability import TRITON, device_description, interpreted, path
 
 
 def implementation_checks() -> list[Check]:
@@ -17,13 +17,23 @@ def implementation_checks() -> list[Check]:
     chosen = path()
     here = device_description()
     if chosen.name == TRITON:
-        return [Check(name, "ok", f"cuda is Triton {_triton()} on {here}: {chosen.why}")]
+        wrong = "" if interpreted() else _fault()
+        if not wrong:
+            return [Check(name, "ok", f"cuda is Triton {_triton()} on {here}: {chosen.why}")]
+        detail = f"cuda is the reference in plain torch: the kernels failed their check on {here}: {wrong}"
+        return [Check(name, "warn", detail, "report it with the versions of torch and Triton; other versions may do")]
     detail = f"cuda is the reference in plain torch: {chosen.why}"
     if not importlib.import_module("torch").cuda.is_available():
         return [Check(name, "ok", f"{detail}; {here}")]
     remedy = "use a card of compute capability 8.0 or later" if find_spec("triton") else "pip install 'mx-plugin[cuda]'"
     cost = "same bits, but MX makes a model slower, not faster"
     return [Check(name, "warn", f"{detail}; {here}; {cost}", remedy)]
+
+
+def _fault() -> str:
+    from .self_check import fault
+
+    return fault("cuda")
 
 
 def _triton() -> str:

@@ -19,7 +19,7 @@ log = logging.getLogger("mx_cuda")
 
 @hookimpl
 def mx_register_backends(register: RegisterFactory) -> None:
-    """``cuda``, chosen by name."""
+    """``cuda``, which ``auto`` is for models on CUDA devices."""
     register("cuda", _cuda, summary="Triton kernels on CUDA devices; the reference where they cannot run")
 
 
@@ -32,15 +32,20 @@ def mx_register_checks(register: Callable[[Callable[[], list[Check]]], None]) ->
 
 
 def _cuda(**options: Any) -> Backend:
-    from .capability import TRITON, path
+    from .capability import TRITON, device_description, interpreted, path
 
     chosen = path()
+    why = chosen.why
     if chosen.name == TRITON:
         from .backend import CudaBackend
+        from .self_check import fault
 
-        log.info("backend cuda: %s", chosen.why)
-        return CudaBackend(**options)
+        wrong = "" if interpreted() else fault("cuda")
+        if not wrong:
+            log.info("backend cuda: %s", why)
+            return CudaBackend(**options)
+        why = f"the kernels failed their check on {device_description()}: {wrong}"
     from mx_plugin import get_backend
 
-    log.warning("backend cuda is the reference in plain torch: %s", chosen.why)
+    log.warning("backend cuda is the reference in plain torch: %s", why)
     return get_backend("reference", **options)

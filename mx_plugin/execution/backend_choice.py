@@ -62,10 +62,10 @@ class BackendChoice:
 def automatic(device_types: Iterable[str]) -> str:
     """What ``backend: auto`` means for models on these kinds of devices.
 
-    ``cpu``, or for what else there is ``reference``, which takes any device. Not ``cuda``, before its kernels have been
-    run on a card.
+    ``cpu`` or ``cuda``; for what else there is, or several kinds together, ``reference``, which takes any device.
     """
-    return "cpu" if set(device_types) <= {"cpu"} else "reference"
+    kinds = set(device_types) or {"cpu"}
+    return kinds.pop() if kinds in ({"cpu"}, {"cuda"}) else "reference"
 
 
 def split_phase(key: str) -> tuple[str, str | None]:

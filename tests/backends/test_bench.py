@@ -61,6 +61,59 @@ def test_runs_alternate() -> None:
     assert order == ["a", "b"] * 3
 
 
+def test_a_device_is_waited_for_before_each_reading_of_the_clock() -> None:
+    """Else a run that only hands out work would seem to take no time, and the next one would pay for it."""
+    told: list[str] = []
+
+    def clock() -> float:
+        told.append("clock")
+        return 0.0
+
+    Effort(0.0, clock, lambda: told.append("settle")).medians({"a": lambda: told.append("run")}, least=1)
+    assert told == ["run", "settle", "clock", "run", "settle", "clock"]
+
+
+def test_a_run_that_replays_others_is_measured_by_one_of_them() -> None:
+    class Replayed:
+        calls = 4
+
+        def __call__(self) -> None: ...
+
+    readings = iter([0, 2.0])
+    assert Effort(0.0, lambda: next(readings)).medians({"a": Replayed()}, least=1) == {"a": 0.5}
+
+
+def test_casts_and_layers_are_replayed_in_whole_turns_where_the_device_wants_it() -> None:
+    replayed: list[int] = []
+
+    def remembered(run: Any) -> Any:
+        replayed.append(getattr(run, "period", 1))
+        return run
+
+    bench = bench_with(FakeClock(1.0, 1.0))
+    bench.rotated_bytes, bench.replayed = 5 * 32 * 64 * 2, remembered
+    list(linear_rows(bench, ((32, 64),)))
+    assert replayed == [5, 19], "as many equal layers as make up the bytes: bfloat16 ones and MXFP4 ones"
+    list(cast_rows(bench, 64))
+    assert len(replayed) > 20, "and all casts"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "mps"], "benches run on cpu or cuda"),
+        (["--device", "cuda", "--cpu-time", "--threads", "1"], "--cpu-time measures the processor"),
+        pytest.param(
+            ["--device", "cuda"], "finds no CUDA device; take --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_device_that_cannot_be_measured_is_refused(options: list[str], message: str, capsys: Capture) -> None:
+    assert main(["bench", "cast", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("row", "met"),
     [
@@ -208,7 +261,7 @@ def test_json_has_machine_rows_and_notes_and_nothing_else_on_stdout(capsys: Capt
     ]  # fmt: skip
     assert set(report["machine"]) == {
         "processor", "processors", "cache_bytes", "threads", "load_before", "backend", "implementation", "level",
-        "torch", "mx_plugin", "rotated_bytes", "read_bytes_per_s", "clock",
+        "torch", "mx_plugin", "device", "rotated_bytes", "read_bytes_per_s", "clock",
     }  # fmt: skip
     assert "a trainer that prints" in captured.err
     assert torch.get_num_threads() == threads

@@ -11,9 +11,14 @@ from mx_plugin.execution.backend_choice import automatic
 
 @pytest.mark.parametrize(
     ("kinds", "name"),
-    [((), "cpu"), (("cpu",), "cpu"), (("cuda",), "reference"), (("cpu", "cuda"), "reference")],
-)
-def test_auto_takes_no_kernels_that_no_card_has_run(kinds: tuple[str, ...], name: str) -> None:
+    [
+        ((), "cpu"), (("cpu",), "cpu"), (("cuda",), "cuda"), (("cuda", "cuda"), "cuda"),
+        (("cpu", "cuda"), "reference"), (("mps",), "reference"),
+    ],
+)  # fmt: skip
+def test_auto_is_the_devices_own_backend_and_the_reference_where_there_is_none(
+    kinds: tuple[str, ...], name: str
+) -> None:
     assert automatic(kinds) == name
 
 

@@ -12,7 +12,7 @@ from mx_plugin.errors import PolicyError
 from mx_trl.session import Session, backend_name, refuse_options_of_others
 
 
-@pytest.mark.parametrize(("device", "expected"), [("cpu", "cpu"), ("cuda:0", "reference"), ("mps", "reference")])
+@pytest.mark.parametrize(("device", "expected"), [("cpu", "cpu"), ("cuda:0", "cuda"), ("mps", "reference")])
 def test_auto_follows_the_trainers_device(device: str, expected: str) -> None:
     trainer = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device(device)))
     assert backend_name(MXConfig(), trainer) == expected

@@ -52,7 +52,7 @@ def model_of_46_million() -> Qwen2Config:
     )
 
 
-def make_trainer(folder: Path, dtype: torch.dtype, config: Qwen2Config | None = None) -> Any:
+def make_trainer(folder: Path, dtype: torch.dtype, config: Qwen2Config | None = None, device: str = "cpu") -> Any:
     """A PPOTrainer whose policy, reference, value and reward model all have one shape; TRL's own defaults otherwise.
 
     No end token: every response is as long as it may be. Every prompt is as long as the others.
@@ -75,7 +75,7 @@ def make_trainer(folder: Path, dtype: torch.dtype, config: Qwen2Config | None = 
         num_sample_generations=0,
         save_strategy="no",
         report_to="none",
-        use_cpu=True,
+        use_cpu=device == "cpu",
         bf16=False,
         gradient_checkpointing=False,
     )
@@ -110,7 +110,7 @@ def products_in_bf16(trainer: Any) -> Iterator[None]:
     shadowed.append((trainer.policy_model, "generate"))
     before = [(module, name, module.__dict__.get(name)) for module, name in shadowed]
     for module, name in shadowed:
-        module.__dict__[name] = partial(_under_autocast, getattr(module, name))
+        module.__dict__[name] = partial(_under_autocast, roots[0].device.type, getattr(module, name))
     try:
         yield
     finally:
@@ -121,6 +121,6 @@ def products_in_bf16(trainer: Any) -> Iterator[None]:
                 module.__dict__[name] = own
 
 
-def _under_autocast(method: Any, *args: Any, **kwargs: Any) -> Any:
-    with torch.autocast("cpu", torch.bfloat16):
+def _under_autocast(kind: str, method: Any, *args: Any, **kwargs: Any) -> Any:
+    with torch.autocast(kind, torch.bfloat16):
         return method(*args, **kwargs)

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from mx_plugin.bench import Bench, Row
+from mx_plugin.bench import Bench, BenchUnavailable, Row
 from mx_plugin.errors import MXError
 
 from .step import _little_garbage
@@ -47,7 +47,10 @@ def profiler_rows(bench: Bench) -> Iterator[Row]:
 
     Raises:
         MXError: ``--profiler-rounds`` below 1.
+        BenchUnavailable: a device other than the CPU.
     """
+    if bench.device != "cpu":
+        raise BenchUnavailable(f"profiler measures Python's part in steps on a CPU, --device is {bench.device}")
     rounds = int(bench.arguments.profiler_rounds)
     if rounds < 1:
         raise MXError(f"--profiler-rounds {rounds}: at least one round must be measured")

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from mx_plugin.bench import Bench, BenchUnavailable, Effort, Row
 from mx_plugin.errors import MXError, PluginError
 from mx_plugin.plugins import RegisteredBench
 
-from .memory import bandwidth, cache_bytes, rotated_bytes
+from . import accelerator
+from .memory import LEAST, MOST, bandwidth, cache_bytes, rotated_bytes
 
 SCHEMA = 1
 """Of ``--json``: ``{"schema", "machine": {...}, "rows": [Row.plain()], "notes": [text]}``."""
@@ -30,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options, and those of every bench."""
     benches = plugins.benches()
     parser.add_argument("benches", nargs="*", metavar="BENCH", help=f"any of {', '.join(benches)}; default: all")
-    parser.add_argument("--backend", default="cpu", help="backend to measure (default: cpu)")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, where tensors are made (default: cpu)")
+    parser.add_argument("--backend", help="backend to measure (default: the device's, cpu or cuda)")
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="torch threads (default: 2)")
     parser.add_argument("--budget", type=float, default=1.0, help="seconds spent on each measured line (default: 1)")
     parser.add_argument("--cpu-time", action="store_true", help="one thread's processor time: for a busy machine")
@@ -55,23 +58,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     Raises:
         PluginError: an unknown bench or backend.
-        BenchUnavailable: a bench that was asked for by name cannot run here.
+        BenchUnavailable: a bench that was asked for by name cannot run here, or there is no such device.
         MXError: arguments that do not fit together.
     """
     chosen = _chosen(arguments.benches, plugins.benches())
     _check(arguments)
+    device = accelerator.checked(arguments.device)
     before = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
-        effort = Effort(arguments.budget, time.thread_time if arguments.cpu_time else time.perf_counter)
-        machine = _machine(arguments.backend, effort)
-        bench = Bench(
-            arguments=arguments,
-            backend=arguments.backend,
-            effort=effort,
-            read_bytes_per_s=machine["read_bytes_per_s"],
-            rotated_bytes=machine["rotated_bytes"],
-        )
+        bench, machine = _prepared(arguments, device)
         _warn_if_busy(machine)
         if not arguments.json:
             print(_headline(machine))
@@ -99,8 +95,29 @@ def _check(arguments: argparse.Namespace) -> None:
         raise MXError(f"--threads {arguments.threads}: at least one thread computes")
     if not arguments.budget >= 0:
         raise MXError(f"--budget {arguments.budget} is not a number of seconds, 0 or more")
+    if arguments.cpu_time and arguments.device != "cpu":
+        raise MXError(f"--cpu-time measures the processor, --device is {arguments.device}: leave one of them out")
     if arguments.cpu_time and arguments.threads != 1:
         raise MXError(f"--cpu-time measures one thread, --threads is {arguments.threads}: add --threads 1")
+
+
+def _prepared(arguments: argparse.Namespace, device: str) -> tuple[Bench, dict[str, Any]]:
+    """The bench that all are handed, and what is said of the machine."""
+    effort = Effort(arguments.budget, time.thread_time if arguments.cpu_time else time.perf_counter)
+    if device != "cpu":
+        effort = replace(effort, settle=torch.cuda.synchronize)
+    machine = _machine(arguments.backend or device.split(":")[0], effort, device)
+    bench = Bench(
+        arguments=arguments,
+        backend=machine["backend"],
+        effort=effort,
+        read_bytes_per_s=machine["read_bytes_per_s"],
+        rotated_bytes=machine["rotated_bytes"],
+        device=device,
+    )
+    if device != "cpu":
+        bench.replayed = accelerator.Replayed
+    return bench, machine
 
 
 def _measured(chosen: list[RegisteredBench], bench: Bench, named: bool) -> Iterator[Row]:
@@ -122,26 +139,46 @@ def _measured(chosen: list[RegisteredBench], bench: Bench, named: bool) -> Itera
 # ---------------------------------------------------------------------------- the machine
 
 
-def _machine(backend: str, effort: Effort) -> dict[str, Any]:
+def _machine(backend: str, effort: Effort, device: str) -> dict[str, Any]:
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     made = get_backend(backend)
     implementation, level = made.name, getattr(made, "level", None)
     made.close()
-    rotated = rotated_bytes()
     return {
         "processor": _processor(),
         "processors": os.cpu_count(),
-        "cache_bytes": cache_bytes(),
         "threads": torch.get_num_threads(),
         "load_before": load,
+        "device": device,
         "backend": backend,
         "implementation": implementation,
         "level": level,
         "torch": torch.__version__,
         "mx_plugin": __version__,
+        "clock": effort.clock.__name__,
+        **(_processor_limits(effort) if device == "cpu" else _card_limits(device)),
+    }
+
+
+def _processor_limits(effort: Effort) -> dict[str, Any]:
+    rotated = rotated_bytes()
+    return {
+        "cache_bytes": cache_bytes(),
         "rotated_bytes": rotated,
         "read_bytes_per_s": bandwidth(rotated, effort.clock),
-        "clock": effort.clock.__name__,
+    }
+
+
+def _card_limits(device: str) -> dict[str, Any]:
+    """A card's: what it reads is measured by a copy, half of whose bytes are written."""
+    card = torch.cuda.get_device_properties(device)
+    return {
+        "card": card.name,
+        "capability": f"{card.major}.{card.minor}",
+        "cache_bytes": card.L2_cache_size,
+        "rotated_bytes": min(max(LEAST, 2 * card.L2_cache_size), MOST),
+        "read_bytes_per_s": accelerator.copy_bandwidth(device),
+        "bf16_flops_per_s": accelerator.matmul_rate(device),
     }
 
 
@@ -172,6 +209,10 @@ def _headline(machine: dict[str, Any]) -> str:
     )
     what = f"backend {machine['backend']} ({machine['implementation']}, level {machine['level']})"
     reading = f"streaming read {machine['read_bytes_per_s'] / 1e9:.1f} GB/s"
+    if "card" in machine:
+        where = f"{machine['card']}, compute capability {machine['capability']}, torch {machine['torch']}"
+        rate = f"bf16 products {machine['bf16_flops_per_s'] / 1e12:.0f} TFLOP/s"
+        reading = f"copy {machine['read_bytes_per_s'] / 1e9:.0f} GB/s, {rate}"
     rotated = f"weights rotated over {machine['rotated_bytes'] >> 20} MiB"
     titles = f"{'bench':<8} {'case':<26} {'what':<34} {'time':>10} {'ratio':>6} {'target':>7} {'stretch':>7}"
     return f"{where}\n{what}, {reading}, {rotated}\n{titles}"

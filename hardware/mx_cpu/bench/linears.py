@@ -18,23 +18,32 @@ from mx_plugin.interfaces import Backend, Handle
 
 from .peers import Peer, linear_peers
 
-SHAPES = ((4096, 4096), (896, 896), (4864, 896))
-"""(out, in)."""
+SHAPES = {"cpu": ((4096, 4096), (896, 896), (4864, 896)), "cuda": ((4096, 4096), (4096, 14336), (896, 896))}
+"""(out, in), by kind of device."""
 
-TARGETS = {
-    ("MXFP4/MXFP8", 1): (4.7, 5.2),
-    ("MXFP4/MXFP8", 4): (2.7, 3.5),
-    ("MXFP4/MXFP8", 16): (1.45, 1.8),
-    ("MXFP4/MXFP8", 32): (0.95, 1.1),
-    ("MXFP4/MXFP8", 64): (0.95, 1.1),
-    ("MXFP4/MXFP8", 128): (0.95, 1.1),
-    ("MXFP4/MXFP8", 512): (0.96, 1.0),
-    ("MXFP8/MXFP8", 1): (2.8, 3.2),
+TARGETS: dict[tuple[str, tuple[int, int]], dict[tuple[str, int], tuple[float, float | None]]] = {
+    ("cpu", (4096, 4096)): {
+        ("MXFP4/MXFP8", 1): (4.7, 5.2),
+        ("MXFP4/MXFP8", 4): (2.7, 3.5),
+        ("MXFP4/MXFP8", 16): (1.45, 1.8),
+        ("MXFP4/MXFP8", 32): (0.95, 1.1),
+        ("MXFP4/MXFP8", 64): (0.95, 1.1),
+        ("MXFP4/MXFP8", 128): (0.95, 1.1),
+        ("MXFP4/MXFP8", 512): (0.96, 1.0),
+        ("MXFP8/MXFP8", 1): (2.8, 3.2),
+    },
+    ("cuda", (4096, 4096)): {("MXFP4/MXFP8", 1): (2.5, None), ("MXFP4/MXFP8", 16): (1.5, None)},
+    ("cuda", (4096, 14336)): {("MXFP4/MXFP8", 1): (2.5, None), ("MXFP4/MXFP8", 16): (1.5, None)},
 }
-"""(target, stretch) at 4096 x 4096 by pair and rows."""
+"""(target, stretch) by pair and rows, for some shapes on some kinds of device."""
 
-SHARE_TARGET = ("MXFP4/MXFP8", (0.85, 0.92))
-"""Share of the streaming-read bandwidth at 4096 x 4096, M = 1."""
+SHARE_PAIR = "MXFP4/MXFP8"
+SHARE_TARGETS: dict[tuple[str, tuple[int, int]], tuple[float, float | None]] = {
+    ("cpu", (4096, 4096)): (0.85, 0.92),
+    ("cuda", (4096, 4096)): (0.6, None),
+    ("cuda", (4096, 14336)): (0.6, None),
+}
+"""Share of the bandwidth that a packed weight is read with, M = 1."""
 
 BASELINE = "bf16"
 PEER_ROWS = (1, 4, 16)
@@ -45,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """``--pairs``, ``--rows`` and ``--shapes``."""
     parser.add_argument("--pairs", default="MXFP4/MXFP8,MXFP8/MXFP8", help="linear: pairs, separated by commas")
     parser.add_argument("--rows", default="1,4,16,32,64,128,512", help="linear: numbers of activation rows")
-    default = ",".join(f"{out}x{size}" for out, size in SHAPES)
-    parser.add_argument("--shapes", default=default, help=f"linear: sizes of layers, out x in (default: {default})")
+    default = ",".join(f"{out}x{size}" for out, size in SHAPES["cpu"])
+    parser.add_argument("--shapes", help=f"linear: sizes of layers, out x in (default on a CPU: {default})")
 
 
 def linear_rows(bench: Bench, shapes: tuple[tuple[int, int], ...] | None = None) -> Iterator[Row]:
@@ -56,7 +65,9 @@ def linear_rows(bench: Bench, shapes: tuple[tuple[int, int], ...] | None = None)
         FormatError: an unknown pair in ``--pairs``.
         MXError: ``--rows`` or ``--shapes`` is not a list of positive numbers.
     """
-    shapes = shapes or _shapes(bench.arguments.shapes)
+    if shapes is None:
+        written = bench.arguments.shapes
+        shapes = SHAPES[_kind(bench)] if written is None else _shapes(written)
     pairs = tuple(str(parse_pair(pair)) for pair in bench.arguments.pairs.split(","))
     counts = _numbers(bench.arguments.rows)
     backend = get_backend(bench.backend)
@@ -66,6 +77,10 @@ def linear_rows(bench: Bench, shapes: tuple[tuple[int, int], ...] | None = None)
             yield from _one_shape(bench, backend, shape, pairs, counts, kinds)
     finally:
         backend.close()
+
+
+def _kind(bench: Bench) -> str:
+    return torch.device(bench.device).type
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -89,15 +104,16 @@ def _shapes(text: str) -> tuple[tuple[int, int], ...]:
 
 
 class Rotation:
-    """Calls the next of several equal layers each time."""
+    """Calls the next of several equal layers each time; ``period``: after how many calls it is a layer's turn again."""
 
-    def __init__(self, calls: list[Run]) -> None:
-        self.calls = calls
+    def __init__(self, layers: list[Run]) -> None:
+        self.layers = layers
+        self.period = len(layers)
         self.next = 0
 
     def __call__(self) -> object:
-        self.next = (self.next + 1) % len(self.calls)
-        return self.calls[self.next]()
+        self.next = (self.next + 1) % self.period
+        return self.layers[self.next]()
 
 
 class Layers:
@@ -109,7 +125,7 @@ class Layers:
     def __init__(self, bench: Bench, backend: Backend, shape: tuple[int, int], pairs: tuple[str, ...]) -> None:
         self.backend, self.pairs = backend, pairs
         self._rotated = bench.rotated_bytes
-        self.first = torch.randn(shape).bfloat16()
+        self.first = torch.randn(shape, device=bench.device).bfloat16()
         self.weights = [self.first, *(self.first.clone() for _ in range(self._more(self.first.nbytes)))]
         self.nbytes = {BASELINE: self.first.nbytes}
         self.handles: dict[str, list[Handle]] = {}
@@ -168,8 +184,9 @@ def _one_shape(
     layers = Layers(bench, backend, shape, pairs)
     try:
         for count in counts:
-            x = torch.randn(count, shape[1]).bfloat16()
-            seconds = bench.effort.medians(layers.baseline(x) | layers.ours(x))
+            x = torch.randn(count, shape[1], device=bench.device).bfloat16()
+            runs = {what: bench.replayed(run) for what, run in (layers.baseline(x) | layers.ours(x)).items()}
+            seconds = bench.effort.medians(runs)
             for what, median in seconds.items():
                 yield _row(layers, shape, count, what, median, seconds[BASELINE])
             if count == 1:
@@ -188,7 +205,8 @@ def _case(shape: tuple[int, int], count: int) -> str:
 
 
 def _row(layers: Layers, shape: tuple[int, int], count: int, what: str, median: float, baseline: float) -> Row:
-    target, stretch = TARGETS.get((what, count), (None, None)) if shape == SHAPES[0] else (None, None)
+    kind = layers.first.device.type
+    target, stretch = TARGETS.get((kind, shape), {}).get((what, count), (None, None))
     note = f"{layers.nbytes[what] / median / 1e9:.1f} GB/s of weight" if count == 1 else ""
     return Row("linear", _case(shape, count), what, median, baseline / median, target, stretch, note=note)
 
@@ -199,7 +217,8 @@ def _limits(bench: Bench, layers: Layers, shape: tuple[int, int], seconds: dict[
         least = layers.nbytes[pair] / bench.read_bytes_per_s
         what = f"{pair} read limit"
         yield Row("linear", _case(shape, 1), what, least, seconds[BASELINE] / least, note="computed")
-        if pair == SHARE_TARGET[0] and shape == SHAPES[0]:
-            share, (target, stretch) = least / seconds[pair], SHARE_TARGET[1]
+        shared = SHARE_TARGETS.get((layers.first.device.type, shape))
+        if pair == SHARE_PAIR and shared:
+            share, (target, stretch) = least / seconds[pair], shared
             what = f"{pair} share of read limit"
             yield Row("linear", _case(shape, 1), what, seconds[pair], share, target, stretch)

@@ -144,7 +144,9 @@ LINEAR: tuple[type[Peer], ...] = (Int4Pack, NF4, TorchaoMXFP4, TorchaoMXFP8)
 
 
 def linear_peers(bench: Bench) -> list[type[Peer]]:
-    """Those that are here; the others are noted, each remedy once."""
+    """Those that are here; the others are noted, each remedy once. They are made for a CPU as they stand here."""
+    if bench.device != "cpu":
+        return []
     _note(bench, [kind.missing() for kind in LINEAR])
     return [kind for kind in LINEAR if not kind.missing()]
 
@@ -162,7 +164,9 @@ class PeerCast:
 
 
 def cast_peers(bench: Bench) -> list[PeerCast]:
-    """Those that are here; the others are noted, each remedy once."""
+    """Those that are here; the others are noted, each remedy once. On a CPU only, as those of ``linear_peers``."""
+    if bench.device != "cpu":
+        return []
     _note(bench, [TorchaoMXFP4.missing(), NF4.missing()])
     peers: list[PeerCast] = []
     if not TorchaoMXFP4.missing():
