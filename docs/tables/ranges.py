@@ -37,7 +37,7 @@ RANGES: dict[str, Range] = {
     "MXConfig.sensitivity_matrix": Range("a CSV file"),
     "MXConfig.max_cost": Range("a number, in the matrix's unit"),
     "MXConfig.policy_options": Range("`NAME.OPTION=VALUE`"),
-    "MXConfig.backend": Range("`auto`, `cpu`, `reference`, `fpga`, `noise`, a plugin's"),
+    "MXConfig.backend": Range("`auto`, `cpu`, `cuda`, `reference`, `fpga`, `noise`, a plugin's"),
     "MXConfig.backends": Range("`PATTERN=NAME`, `PATTERN@PHASE=NAME`"),
     "MXConfig.backend_options": Range("`NAME.OPTION=VALUE`"),
     "MXConfig.fpga_layers": Range("layer patterns"),
