@@ -13,6 +13,9 @@ ARGS     ?=
 
 # COVERAGE=1 also notes which lines of the core run.
 PYTEST := $(if $(COVERAGE),-m coverage run )-m pytest -q
+# Files of tests are shared out to so many processes; JOBS=0 runs them all in one (for a debugger, say).
+JOBS   ?= 2
+SHARED := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Every answer given, so that accelerate needs no config file and asks nothing; it takes a GPU where there is one, and
 # OMP_NUM_THREADS threads (1 if unset: more make the demo's small layers no faster).
 LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \
@@ -139,7 +142,7 @@ demo_fpga: $(VENV)/.complete ## The demo with one projection's rollouts on the s
 # ---------------------------------------------------------------------------- tests
 
 test: $(VENV)/.complete ## Run the fast tests (TRL 1.12)
-	$(VENV)/bin/python $(PYTEST) -m "not slow" $(ARGS)
+	$(VENV)/bin/python $(PYTEST) $(SHARED) -m "not slow" $(ARGS)
 
 coverage: ## Run the fast tests, and say which lines and branches of the core they miss (95% of the core must run)
 	rm -rf build/coverage
@@ -152,16 +155,16 @@ coverage_report: $(VENV)/.complete ## What a run of the tests with COVERAGE=1 no
 	$(VENV)/bin/python -m coverage report
 
 test_slow: $(VENV)/.complete ## Run the slow tests only
-	$(VENV)/bin/python $(PYTEST) -m slow $(ARGS)
+	$(VENV)/bin/python $(PYTEST) $(SHARED) -m slow $(ARGS)
 
 test_full: $(VENV)/.complete ## Run every test, the slow ones too
-	$(VENV)/bin/python $(PYTEST) $(ARGS)
+	$(VENV)/bin/python $(PYTEST) $(SHARED) $(ARGS)
 
 test_distributed: $(VENV)/.complete ## Run the tests with several ranks (torchrun on this machine's CPU), the slow ones too
 	$(VENV)/bin/python $(PYTEST) tests/distributed $(ARGS)
 
 test_trl: $(VENV_TRL)/.complete ## Run the same adapter tests on TRL 1.16
-	$(VENV_TRL)/bin/python $(PYTEST) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard tests/memory tests/profiler $(ARGS)
+	$(VENV_TRL)/bin/python $(PYTEST) $(SHARED) -m "not slow" tests/trl tests/stages tests/checkpoints tests/dashboard tests/memory tests/profiler $(ARGS)
 
 test_openrlhf: $(VENV_OPENRLHF)/.complete ## Run real OpenRLHF recipes under MX on the CPU: Ray, DeepSpeed, vLLM (about 20 minutes)
 	$(VENV_OPENRLHF)/bin/python $(PYTEST) tests/openrlhf/real $(ARGS)

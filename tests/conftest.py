@@ -1,4 +1,4 @@
-"""What all tests share: offline, two threads, one seed, and the way to the real data."""
+"""What all tests share: offline, two threads (one in each of several processes), one seed, the way to the real data."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ from pathlib import Path
 # Read by huggingface_hub when it is first imported, so it must stand before any test module does that.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
+if WORKERS:  # read when torch is first imported, here and in the processes that tests start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import pytest
 import torch
 from packaging.specifiers import SpecifierSet
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-THREADS = 2
+THREADS = 1 if WORKERS else 2
 
 torch.set_num_threads(min(THREADS, torch.get_num_threads()))
 

@@ -105,11 +105,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_rule_may_name_only_a_registered_hook(tmp_path: Path) -> None:
-    rules = load_rules(one_rule(tmp_path, "above: 1, action: hook, hook: page_me"))
-    with pytest.raises(AlertError, match="no alert hook 'page_me' is registered"):
+    rules = load_rules(one_rule(tmp_path, "above: 1, action: hook, hook: wake_me"))
+    with pytest.raises(AlertError, match="no alert hook 'wake_me' is registered"):
         hooks_of(rules)
-    register_alert_hook("page_me", print)
-    assert hooks_of(rules) == {"page_me": print}
+    register_alert_hook("wake_me", print)
+    assert hooks_of(rules) == {"wake_me": print}
 
 
 def test_a_plugin_registers_hooks_by_its_own_door(tmp_path: Path) -> None:
