@@ -8,10 +8,8 @@ from pathlib import Path
 
 # Read by huggingface_hub when it is first imported, so it must stand before any test module does that.
 os.environ["HF_HUB_OFFLINE"] = "1"
-
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0"))
-if WORKERS:  # read when torch is first imported, here and in the processes that tests start
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Threads of torch here and in the processes that tests start; where several processes share the tests, one each.
+os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 
 import hypothesis
 import pytest
@@ -19,10 +17,6 @@ import torch
 from packaging.specifiers import SpecifierSet
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-THREADS = 1 if WORKERS else 2
-
-torch.set_num_threads(min(THREADS, torch.get_num_threads()))
-
 # No deadline: a shared machine may be slow. In CI the same examples every time, so that a red run can be repeated.
 hypothesis.settings.register_profile("mx", deadline=None, derandomize="CI" in os.environ, print_blob=True)
 hypothesis.settings.load_profile("mx")
