@@ -71,7 +71,8 @@ class Provider(ABC):
     """Chooses formats. Asked once per (layer, phase, role) at a phase entry, never per call.
 
     One whose answers change while training runs may have ``state_dict() -> Mapping`` and ``load_state_dict(state)``,
-    with plain data or tensors: checkpoints keep it, and a resumed run goes on with it.
+    with plain data or tensors: checkpoints keep it, and a resumed run goes on with it. A second instance, made in the
+    same way, answers the same (ranks must agree), and none draws from global random numbers.
     """
 
     def start(self, layers: Sequence[LayerInfo]) -> None:
@@ -90,7 +91,10 @@ class Provider(ABC):
         """
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """See a step's metrics; return True to be asked again at the next phase entry."""
+        """See a step's metrics; return True to be asked again at the next phase entry.
+
+        While it returns False the answers stay what they were. Metrics may be absent, NaN or infinite.
+        """
         return False
 
     def describe(self) -> Mapping[str, Any]:
@@ -141,7 +145,13 @@ class Counters:
 
 
 class Backend(ABC):
-    """Executes MX linear layers. ``interface_version`` is the version it was written for."""
+    """Executes MX linear layers. ``interface_version`` is the version it was written for.
+
+    What a backend refuses it refuses by raising: FormatError (of ``mx_plugin.errors``) for formats, scale rules,
+    roundings and shapes that it does not take, PluginError for a handle that is not one of its loaded weights. The same
+    operands give the same bits, in every instance and from any thread; ``x``, ``bias`` and weights are never written,
+    and no result shares memory with another. It neither seeds nor draws from global random numbers.
+    """
 
     interface_version: tuple[int, int] = INTERFACE_VERSION
     name: str = "?"
@@ -163,7 +173,11 @@ class Backend(ABC):
     ) -> MXTensor:
         """Cast to a packed tensor, bit-identical to ``mx_plugin.quantize``.
 
-        The engine packs weights with a ``key`` that names the layer, although rounding to nearest draws nothing.
+        The engine packs weights with a ``key`` that names the layer, although rounding to nearest draws nothing. Cast
+        what x holds now: an optimiser may have written it without touching ``x._version``.
+
+        Raises:
+            FormatError: a format, ``rounding`` or ``scale_rule`` that does not exist.
         """
 
     def fake_quantize(
@@ -215,10 +229,21 @@ class Backend(ABC):
 
     @abstractmethod
     def load_weight(self, packed: MXTensor) -> Handle:
-        """Take a packed weight of shape (out, in), blocked along ``in``; return a handle."""
+        """Take a packed weight of shape (out, in), blocked along ``in``; return a handle.
+
+        It may have been packed by ``mx_plugin.quantize`` or by another backend, by any scale rule. Each call returns a
+        handle of its own; weights stay loaded side by side until they are unloaded.
+
+        Raises:
+            FormatError: not two-dimensional, blocked along ``out``, or in a format that ``capabilities`` does not list.
+            PluginError: the backend is closed.
+        """
 
     def unload_weight(self, handle: Handle) -> None:
-        """Forget a handle; its memory may be reused."""
+        """Forget a handle and free its memory; other handles stay as they are.
+
+        ``linear`` with it then raises PluginError, or still multiplies this weight: never another's.
+        """
 
     @abstractmethod
     def linear(
@@ -232,7 +257,12 @@ class Backend(ABC):
     ) -> torch.Tensor:
         """Y = q(X) W^T + bias. x: (..., in), any floating dtype; returns (..., out) in x's dtype.
 
-        ``activations="FP16"`` leaves x unquantised.
+        ``activations="FP16"`` leaves x unquantised. There may be no rows, or no leading dimension.
+
+        Raises:
+            FormatError: ``activations`` that ``capabilities`` does not list, an unknown ``scale_rule``, or x whose last
+                dimension is not the weight's ``in``.
+            PluginError: ``handle`` is nothing that this instance's ``load_weight`` returned: None, say, or a number.
         """
 
     def bind(self, handle: Handle, activations: str, scale_rule: str) -> BoundLinear:
@@ -253,7 +283,10 @@ class Backend(ABC):
 
     @abstractmethod
     def counters(self) -> Counters:
-        """What has been executed so far."""
+        """What has been executed so far: a copy, which later calls do not change.
+
+        Each call of ``linear``, or of what ``bind`` returned, counts once, and as rows x in x out MACs, unpadded.
+        """
 
     def describe(self) -> Mapping[str, Any]:
         """Plain data for config.json: options, the device, what went wrong. Asked at the start and at the end."""
@@ -267,7 +300,7 @@ class Backend(ABC):
         return ""
 
     def close(self) -> None:
-        """Release everything; idempotent."""
+        """Release everything, weights that are still loaded included; idempotent. ``load_weight`` then raises."""
 
 
 # ---------------------------------------------------------------------------- meter
@@ -320,14 +353,23 @@ class Meter(ABC):
     scope: str = "machine"
 
     def begin_window(self, name: str) -> None:
-        """A window (a phase of a step) starts now."""
+        """A window (a phase of a step) starts now. ``name``: any phase, ``other`` and ``eval/rollout`` among them.
+
+        The window before may never have ended: training failed in it.
+        """
 
     @abstractmethod
     def end_window(self, name: str) -> Measurement:
-        """The window ends now; joules of the whole window, or None with the reason."""
+        """The window ends now; joules of the whole window, or None with the reason. Never 0 for what is unknown.
+
+        Training has windows of a millisecond: below the meter's resolution say None with ``updates=0``.
+        """
 
     def estimate(self, work: Work) -> Measurement | None:
-        """Estimate one row of executed work; None for meters that only measure."""
+        """Estimate one row of executed work, marked ``estimated``; None for meters that only measure.
+
+        Work in a dtype that is not known is ``Measurement(None, ..., why=...)``.
+        """
         return None
 
     def describe(self) -> Mapping[str, Any]:
@@ -335,4 +377,4 @@ class Meter(ABC):
         return {"meter": self.name}
 
     def close(self) -> None:
-        """Release everything; idempotent."""
+        """Release everything, also while a window is open; idempotent."""

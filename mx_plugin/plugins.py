@@ -123,7 +123,7 @@ def register(plugin: object, name: str | None = None) -> PluginRecord:
 
 
 def unregister(name: str) -> None:
-    """Forget the plugin that :func:`register` took under that name, and all that it registered; no error if none was."""
+    """Forget the plugin that :func:`register` took under that name, and what it registered; no error if none was."""
     _host().remove(name)
 
 

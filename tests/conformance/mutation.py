@@ -47,10 +47,11 @@ SUITES = {
 
 @dataclass(frozen=True)
 class Mutant:
-    """The kit without one check, and the broken plugins that it lets through."""
+    """The kit without one check, the broken plugins that it lets through, and what still catches others."""
 
     removed: ConformanceCheck
     let_through: tuple[str, ...]
+    still_caught: tuple[str, ...]
 
 
 def failing(checks: Sequence[ConformanceCheck], broken: Broken) -> list[str]:
@@ -64,9 +65,10 @@ def mutants(kind: str) -> Iterator[Mutant]:
     alone = [broken for broken in held.plugins if broken.alone]
     for removed in held.suite.checks:
         rest = [check for check in held.checks if check is not removed]
-        candidates = [broken for broken in alone if broken.caught_by == removed.id]
-        let_through = tuple(broken.name for broken in candidates if not failing(rest, broken))
-        yield Mutant(removed, let_through)
+        found = {broken.name: failing(rest, broken) for broken in alone if broken.caught_by == removed.id}
+        let_through = tuple(name for name, failed in found.items() if not failed)
+        still_caught = tuple(f"{name} by {failed[0]}" for name, failed in found.items() if failed)
+        yield Mutant(removed, let_through, still_caught)
 
 
 def main() -> int:
@@ -74,7 +76,7 @@ def main() -> int:
     for kind in SUITES:
         for mutant in mutants(kind):
             every.append(mutant)
-            told = ", ".join(mutant.let_through) or "NOTHING"
+            told = ", ".join(mutant.let_through) or f"NOTHING {mutant.still_caught}"
             print(f"{mutant.removed.kind:<8} without {mutant.removed.id:<44} lets through {told}", flush=True)
     needless = [mutant for mutant in every if not mutant.let_through]
     plugins = sum(len(held.plugins) for held in SUITES.values())

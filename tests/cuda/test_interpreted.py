@@ -29,3 +29,11 @@ def test_the_kernels_pass_their_tests_in_the_interpreter(file: str) -> None:
     done = interpreted(f"tests/cuda/{file}")
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="ran directly: the files themselves are collected on a GPU")
+def test_the_kernels_pass_the_whole_conformance_kit_in_the_interpreter() -> None:
+    done = interpreted("-m", "slow", "tests/cuda/test_kernels_conformance.py")
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+    assert " passed" in done.stdout
