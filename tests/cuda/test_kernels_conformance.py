@@ -1,4 +1,4 @@
-"""The backend ``cuda`` conforms, level by level: the kit's operands lie on the CPU, so that this is the interpreter's."""
+"""The backend ``cuda`` conforms, level by level. The kit's operands lie on the CPU: so the interpreter runs it."""
 
 from __future__ import annotations
 
