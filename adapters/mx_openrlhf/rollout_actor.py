@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from mx_plugin.errors import AdoptionError
+
 from .run_spec import RunSpec
 
 EXTENSION = "mx_openrlhf.vllm_worker.MXWorkerExtension"
@@ -16,7 +18,7 @@ def mx_rollout_actor(original: type[Any], spec: RunSpec) -> type[Any]:
         async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc] # Ray awaits it
             theirs = kwargs.get("worker_extension_cls")
             if theirs != "openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap":
-                raise RuntimeError(f"OpenRLHF gives vLLM the worker extension {theirs!r}, which MX does not extend")
+                raise AdoptionError(f"OpenRLHF gives vLLM the worker extension {theirs!r}, which MX does not extend")
             kwargs["worker_extension_cls"] = EXTENSION
             await super().__init__(*args, **kwargs)
             # Here, because there is no sync before the first rollout, and vLLM may be put to sleep right after.

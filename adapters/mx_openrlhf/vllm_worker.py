@@ -7,6 +7,7 @@ from typing import Any
 from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
 from mx_plugin.config import MXConfig
+from mx_plugin.errors import AdoptionError
 from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds
 from mx_plugin.precision.fused import rollout_rounding
 from mx_plugin.precision.provider_choice import make_provider
@@ -20,7 +21,7 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
 
         Raises:
             PolicyError: the policy does not fit the model's layers.
-            RuntimeError: vLLM holds weights in a form that cannot be rounded in place.
+            AdoptionError: vLLM holds weights in a form that cannot be rounded in place.
         """
         from vllm.model_executor.layers.linear import LinearBase
         from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
@@ -41,7 +42,7 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
         def load_weights(weights: Any, *args: Any, **kwargs: Any) -> Any:
             loaded = load(weights, *args, **kwargs)
             if loaded is None:
-                raise RuntimeError(f"{type(model).__name__}.load_weights does not say what it loaded: not supported")
+                raise AdoptionError(f"{type(model).__name__}.load_weights does not say what it loaded: not supported")
             for parameter in loaded:
                 if parameter in by_parameter:
                     self.mx_held.round(by_parameter[parameter])

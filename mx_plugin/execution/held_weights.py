@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..errors import AdoptionError
 from ..formats.cast import fake_quantize_
 from ..formats.spec import get_format
 from ..precision.fused import FusedLayer, Rounding, sibling_names
@@ -62,7 +63,7 @@ class HeldWeights:
         """Hold the modules to these roundings from now on; modules that are not named keep their weights as they come.
 
         Raises:
-            RuntimeError: the engine holds a weight in a form that cannot be rounded, or looked at.
+            AdoptionError: the engine holds a weight in a form that cannot be rounded, or looked at.
         """
         self.rounding = dict(rounding)
         for name in self.quantised:
@@ -97,20 +98,20 @@ class HeldWeights:
         }
 
     def _check(self, name: str) -> None:
-        """Raises RuntimeError where the module's ``weight`` is not what the engine multiplies."""
+        """Raises AdoptionError where the module's ``weight`` is not what the engine multiplies."""
         module = self.modules[name]
         method = type(getattr(module, "quant_method", None)).__name__
         if method not in _UNQUANTISED:
-            raise RuntimeError(f"vLLM executes {name} by {method}: weights that it holds otherwise cannot be rounded")
+            raise AdoptionError(f"vLLM executes {name} by {method}: weights that it holds otherwise cannot be rounded")
         if module.weight.dim() != 2 or module.weight.numel() == 0:
-            raise RuntimeError(
+            raise AdoptionError(
                 f"vLLM packed the weight of {name} when it loaded it (shape {tuple(module.weight.shape)}): it can "
                 "neither be synced nor rounded in place"
             )
         ranks = getattr(module, "tp_size", 1)
         block = get_format(self.rounding[name].format).block_size
         if ranks > 1 and type(module).__name__.startswith("Row") and module.weight.shape[1] % block:
-            raise RuntimeError(
+            raise AdoptionError(
                 f"tensor parallelism cuts {name} into {ranks} parts of {module.weight.shape[1]} inputs, not a multiple "
                 f"of the block size {block}: use a smaller tensor parallel size"
             )

@@ -30,7 +30,7 @@ class Holding:
             layers with a rollout format that vLLM has under another name, or as another kind of module.
 
         Raises:
-            RuntimeError: it holds a weight in a form that cannot be looked at (packed, or quantised by itself).
+            AdoptionError: it holds a weight in a form that cannot be looked at (packed, or quantised by itself).
         """
         layers = self._layers_by_name_in_vllm(list(rounding))
         by_module = {
