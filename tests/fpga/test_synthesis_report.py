@@ -79,6 +79,21 @@ def test_a_clock_rate_takes_every_seed() -> None:
     assert (all_["fmax_mhz"], all_["gmacs_per_s"]) == (101.5, 3.25)
 
 
+def test_seeds_of_a_report_are_kept_if_it_was_made_from_the_same() -> None:
+    """Each takes half an hour: several machines, or days, may share them."""
+    earlier = {"made_from": "abc", "fmax_mhz_by_seed": {"1": 113.82, "3": 110.0}}
+    assert build.known_rates(earlier, "abc") == {1: 113.82, 3: 110.0}
+    assert build.known_rates(earlier, "abd") == {}
+    assert build.known_rates({}, "abc") == {}
+    assert list(build.speed(build.DESIGNS["dot"], {3: 1.0, 1: 2.0})["fmax_mhz_by_seed"]) == ["1", "3"]
+
+
+@pytest.mark.parametrize("name", REPORT)
+def test_the_reports_seeds_are_those_of_the_sources_that_stand_here(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "version", REPORT[name]["tools"].__getitem__)
+    assert REPORT[name]["made_from"] == build.origin(build.DESIGNS[name]), "sources changed since: run: make fpga"
+
+
 def test_missed_thresholds_and_seeds_are_named() -> None:
     limits = {"thresholds": {"most": {"dsps": 32}, "least": {"fmax_mhz": 100}}}
     assert build.missed("dot", {**limits, "dsps": 32}) == []
