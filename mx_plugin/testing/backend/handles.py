@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 from collections.abc import Callable
@@ -154,14 +155,12 @@ def _need_statm() -> None:
 def _growth(work: Callable[[], int]) -> tuple[int, int]:
     """Bytes by which the process grew, and those that ``work()`` says it handled; the least growth of several times.
 
-    What leaks grows every time. Once in a while a process grows for reasons of its own: an allocator's, a library's.
+    What leaks grows every time. Once in a while a process grows for reasons of its own: a library's, a thread's.
     """
     found = []
     for _ in range(TIMES):
-        gc.collect()
         before = _resident_bytes()
         size = work()
-        gc.collect()
         found.append((_resident_bytes() - before, size))
         if found[-1][0] < size / 2:
             break
@@ -169,4 +168,9 @@ def _growth(work: Callable[[], int]) -> tuple[int, int]:
 
 
 def _resident_bytes() -> int:
+    """Memory of this process, without what the C library has free and keeps for later (pages between small blocks)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's; others keep little
+    if trim is not None:
+        trim(0)
     return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
