@@ -43,9 +43,11 @@ def rollout_correction(trainer: Any, config: MXConfig, formats_differ: bool = Tr
 
 
 def _is_grpo_with_vllm(trainer: Any) -> bool:
+    if not getattr(trainer, "use_vllm", False):
+        return False
     from trl import GRPOTrainer
 
-    return bool(getattr(trainer, "use_vllm", False)) and isinstance(trainer, GRPOTrainer)
+    return isinstance(trainer, GRPOTrainer)
 
 
 def _tell_of_trl(trainer: Any) -> None:

@@ -108,10 +108,15 @@ class Trained:
 
 
 def need_trl() -> None:
-    """Raise NotApplicable, with the remedy, where no step of TRL can be taken."""
-    for name in ("trl", "datasets"):
-        if find_spec(name) is None:
-            raise NotApplicable(f"{name} is not installed: pip install 'mx-plugin[ppo]' or 'mx-plugin[trl]'")
+    """Raise NotApplicable, with the remedy, where no step of TRL can be taken: that is no fault of the plugin."""
+    remedy = "pip install 'mx-plugin[ppo]' or 'mx-plugin[trl]'"
+    if find_spec("trl") is None:
+        raise NotApplicable(f"trl is not installed: {remedy}")
+    try:
+        from trl import GRPOTrainer  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # transformers' lazy modules make one of the other
+        told = " ".join(str(error).split())
+        raise NotApplicable(f"trl cannot be imported ({told}): {remedy}") from error
 
 
 def unless_it_fails(trained: Callable[[], Trained]) -> Trained:
