@@ -31,5 +31,5 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{folder}: a {kind} named {names.name}. It works as it is; next:")
     print(f"  pip install -e {folder} && pytest {folder}/tests")
     print(f"  make {to_fill_in(kind, names)} yours: {folder}/src/{names.module}/{kind}.py")
-    print("  docs/plugins.md is the tutorial")
+    print("  docs/plugins.md in mx-plugin's repository is the tutorial")
     return 0

@@ -33,6 +33,8 @@ NOT_RUN = {
     ("fpga.md", "bytes in ─> mx_receive"): "a drawing",
     ("fpga.md", "fpga: board simulated multiplied"): "the closing lines of `make demo_fpga`, which CI runs",
     ("plugins.md", "$ mx-plugin new"): "tests/plugins/test_tutorial.py follows the tutorial",
+    ("plugins.md", "$ mx-plugin conformance acme"): "tests/plugins/test_tutorial.py runs it",
+    ("plugins.md", '$ python -c "from mx_trl'): "tests/plugins/test_tutorial.py trains with what it wrote",
     ("plugins.md", "$ python examples/ppo_mx.py"): "tests/plugins/test_tutorial.py trains with what it wrote",
     ("stages.md", "error: 4 of 2312 rows"): "an error about real data; tests/stages/test_malformed.py reads its like",
     ("stages.md", "stage   status  policy"): "the table of a run on real models, which took eleven minutes",

@@ -68,7 +68,32 @@ def test_it_trains_by_its_name(tmp_path: Path) -> None:
     command = [str(ROOT / "examples" / "ppo_mx.py"), *words.split(), "--output_dir", str(tmp_path / "run")]
     done = python(*command, path=[package], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    run = tmp_path / "run" / "policy_C"
+    demand_that_it_trained(tmp_path / "run" / "policy_C")
+
+
+@pytest.mark.trl("<1.13")
+@pytest.mark.slow
+def test_it_trains_by_its_name_where_there_is_no_checkout(tmp_path: Path) -> None:
+    package = filled_in(tmp_path, block())
+    (code,) = re.findall(r"\$ python -c \"(.*)\"", PAGE)
+    done = python("-c", code, path=[package], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "`runs/rlhf/policy_C`" in PAGE
+    demand_that_it_trained(tmp_path / "runs" / "rlhf" / "policy_C")
+
+
+@pytest.mark.slow
+def test_it_conforms_by_the_tutorials_command_the_level_that_trains_included(tmp_path: Path) -> None:
+    assert "$ mx-plugin conformance acme" in PAGE
+    done = python("-m", "mx_plugin", "conformance", "acme", path=[filled_in(tmp_path, block())], cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    *lines, summary = done.stdout.splitlines()
+    trained = lines[lines.index("trl") + 1 :]
+    assert [line.split()[0] for line in trained] == ["ok"] * 4
+    assert " failed" not in summary
+
+
+def demand_that_it_trained(run: Path) -> None:
     assert json.loads((run / "config.json").read_text("utf-8"))["backends"] == [{"backend": "acme"}]
     with (run / "energy.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["phase"] == "rollout" and row["format"] == "MXFP4/MXFP8"]
