@@ -33,8 +33,13 @@ def compare_bits(board: NDArray[np.float32], emulated: NDArray[np.float32]) -> D
     first = ""
     if count:
         token, row = (int(i) for i in np.argwhere(wrong)[0])
-        first = f"token {token}, row {row}: {board[token, row]!r} instead of {emulated[token, row]!r}"
+        first = f"token {token}, row {row}: {_told(board[token, row])} instead of {_told(emulated[token, row])}"
     return Difference(count, board.size, float("inf") if count else 0.0, first)
+
+
+def _told(value: np.float32) -> str:
+    """A number; of NaN its bits too, since only one NaN is right."""
+    return f"nan ({value.view(np.uint32):#010x})" if np.isnan(value) else repr(float(value))
 
 
 def allowed_error(

@@ -7,10 +7,12 @@ handles and credits as a board has, and no notion of time: cycles are counted, n
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mx_plugin.formats.packing import unpack
 
@@ -108,7 +110,7 @@ class FakeBoard:
         replies = [protocol.encode_reply(Message.BAD_FRAME, 0, status=Status.BAD_FRAME)] * (self._deframer.bad - before)
         replies += [self._answer(content) for content in contents]
         self._sent += len(replies)
-        return b"".join(encode_frame(reply) for reply in replies)
+        return b"".join(encode_frame(reply) for reply in replies if reply)
 
     # ------------------------------------------------------------------ messages
 
@@ -119,13 +121,13 @@ class FakeBoard:
         self._received += 1
         try:
             message = Message(frame.message)
-            handler = _HANDLERS[message]
+            handler: Callable[[bytes], bytes] = getattr(self, _HANDLERS[message])
         except (ValueError, KeyError):
             header = protocol.HEADER.pack(frame.message | protocol.REPLY, Status.UNKNOWN_MESSAGE, frame.sequence)
             return header
         self.requests.append(message)
         try:
-            return protocol.encode_reply(message, frame.sequence, handler(self, frame.payload))
+            return protocol.encode_reply(message, frame.sequence, handler(frame.payload))
         except _Refusal as refusal:
             return protocol.encode_reply(message, frame.sequence, refusal.payload, refusal.status)
         except struct.error:
@@ -234,7 +236,7 @@ class FakeBoard:
         size = 4 * groups * geometry.group_rows * x.tokens
         if x.blocks != begin.blocks or not groups or first + groups > begin.groups or size > self.hello.max_payload:
             raise _Refusal(Status.BAD_SHAPE)
-        y = arithmetic.matmul(self._x(x), self._w(weight, first, groups))
+        y = self._multiply(self._x(x), self._w(weight, first, groups))
         cycles = layout.run_cycles(groups, begin.blocks, FORMATS[begin.format], FORMATS[x.format], geometry)
         self._passes += cycles
         self._busy += cycles
@@ -273,7 +275,7 @@ class FakeBoard:
         fmt = FORMATS[x.format]
         packed = np.frombuffer(x.data, np.uint8).reshape(x.tokens, -1)
         split = x.blocks * layout.block_bytes(fmt)
-        return _decode(packed[:, :split], packed[:, split:], fmt)
+        return self._decode(packed[:, :split], packed[:, split:], fmt)
 
     def _w(self, weight: _Weight, first: int, groups: int) -> arithmetic.Operand:
         """Groups of a weight, read from the memories in the order in which a board reads them."""
@@ -285,28 +287,32 @@ class FakeBoard:
             scales = np.frombuffer(self.scales, np.uint8, begin.scale_bytes, begin.scale_base)
             count = begin.groups * geometry.group_rows
             in_rows = elements.reshape(*shape, layout.block_bytes(fmt)).transpose(0, 2, 3, 1, 4).reshape(count, -1)
-            weight.operand = _decode(in_rows, scales.reshape(shape).transpose(0, 2, 3, 1).reshape(count, -1), fmt)
+            weight.operand = self._decode(in_rows, scales.reshape(shape).transpose(0, 2, 3, 1).reshape(count, -1), fmt)
         first_row = first * geometry.group_rows
         return rows(weight.operand, slice(first_row, first_row + groups * geometry.group_rows))
 
+    def _decode(self, elements: layout.Bytes, scales: layout.Bytes, fmt: str) -> arithmetic.Operand:
+        """Packed rows (whole blocks) as an operand."""
+        packed = torch.from_numpy(np.ascontiguousarray(elements))
+        codes = unpack(packed, element_table(fmt).bits, scales.shape[1] * BLOCK).numpy()
+        return arithmetic.decode(codes, np.ascontiguousarray(scales), fmt)
 
-def _decode(elements: layout.Bytes, scales: layout.Bytes, fmt: str) -> arithmetic.Operand:
-    """Packed rows (whole blocks) as an operand."""
-    packed = torch.from_numpy(np.ascontiguousarray(elements))
-    codes = unpack(packed, element_table(fmt).bits, scales.shape[1] * BLOCK).numpy()
-    return arithmetic.decode(codes, np.ascontiguousarray(scales), fmt)
+    def _multiply(self, x: arithmetic.Operand, w: arithmetic.Operand) -> NDArray[np.float32]:
+        """Float32 of shape (tokens, rows)."""
+        return arithmetic.matmul(x, w)
 
 
+# By name, so that a board which is broken on purpose may override one.
 _HANDLERS = {
-    Message.HELLO: FakeBoard._hello,
-    Message.PING: FakeBoard._ping,
-    Message.RESET: FakeBoard._reset,
-    Message.LOAD_BEGIN: FakeBoard._load_begin,
-    Message.LOAD_CHUNK: FakeBoard._load_chunk,
-    Message.LOAD_COMMIT: FakeBoard._load_commit,
-    Message.FREE: FakeBoard._free,
-    Message.ACTIVATIONS: FakeBoard._take_activations,
-    Message.RUN: FakeBoard._run,
-    Message.COUNTERS: FakeBoard._counters,
-    Message.READ_ENERGY: FakeBoard._read_energy,
+    Message.HELLO: "_hello",
+    Message.PING: "_ping",
+    Message.RESET: "_reset",
+    Message.LOAD_BEGIN: "_load_begin",
+    Message.LOAD_CHUNK: "_load_chunk",
+    Message.LOAD_COMMIT: "_load_commit",
+    Message.FREE: "_free",
+    Message.ACTIVATIONS: "_take_activations",
+    Message.RUN: "_run",
+    Message.COUNTERS: "_counters",
+    Message.READ_ENERGY: "_read_energy",
 }

@@ -11,6 +11,7 @@ from mx_plugin.hookspecs import RegisterCommand, RegisterFactory, hookimpl
 if TYPE_CHECKING:
     from mx_plugin.check import Check
     from mx_plugin.interfaces import Backend, Meter
+    from mx_plugin.testing import Suite
 
     from .board import Board
 
@@ -49,6 +50,18 @@ def mx_register_boards(register: RegisterFactory) -> None:
     register("serial", _serial, summary="any board of this protocol at a serial URL")
     register("sim", _simulated, summary="the RTL, simulated cycle by cycle behind a pty; needs Verilator")
     register("fake", _fake, summary="a board made of software, for tests of host software")
+
+
+@hookimpl
+def mx_register_conformance(register: RegisterFactory) -> None:
+    """What a board must do."""
+    register("board", _board_suite, summary="from HELLO to bits, faults and closing")
+
+
+def _board_suite() -> Suite:
+    from .testing import BOARD
+
+    return BOARD
 
 
 def _backend(**options: Any) -> Backend:

@@ -14,7 +14,8 @@ from mx_plugin.formats import MXTensor, quantize
 
 from . import emulation, layout, protocol
 from .board import Board
-from .elements import BLOCK, element_table
+from .compare import compare_bits
+from .elements import BLOCK, element_table, format_number
 from .emulation import EmulatedWeight
 from .errors import BoardError, Refused
 from .framing import encode_frame
@@ -38,8 +39,8 @@ Check = Callable[[Board], str]
 """Returns a detail; raises BoardError where the board is at fault."""
 
 
-class _Fault(BoardError):
-    pass
+class SelftestFault(BoardError):
+    """The board does not do what it should; says what came, and what was due."""
 
 
 def run_selftest(board: Board) -> Iterator[Outcome]:
@@ -62,47 +63,66 @@ def any_codes(rows: int, length: int, fmt: str, seed: int) -> MXTensor:
     return MXTensor.from_codes(codes, scales, fmt)
 
 
+def that_fits(board: Board, length: int) -> int:
+    """Elements of a row: ``length``, or as many as this board can hold of a group of rows in any of its formats."""
+    blocks = min(board.hello.max_blocks, -(-length // BLOCK))
+    while blocks > 1 and not all(board.memory.groups_that_fit(blocks, fmt) for fmt in board.hello.format_names):
+        blocks -= 1
+    return min(length, blocks * BLOCK)
+
+
+def exact_codes(rows: int, length: int, fmt: str, seed: int) -> MXTensor:
+    """Values of 1 and 1/2, of either sign: every sum of their products is exact, in any order."""
+    draw = torch.Generator().manual_seed(seed)
+    sizes = torch.randint(1, 3, (rows, length), generator=draw) / 2
+    return quantize(sizes * (torch.randint(0, 2, (rows, length), generator=draw) * 2 - 1), fmt)
+
+
 def _checks(board: Board) -> Iterator[tuple[str, Check]]:
-    yield "echoes of all sizes", _echoes
-    yield "noise on the line", _noise
-    yield "refusals", _refusals
+    yield "echoes of all sizes", echoes
+    yield "noise on the line", noise
+    yield "refusals", refusals
     for weights, activations in product(board.hello.format_names, repeat=2):
-        yield f"{weights}/{activations}", _pair(weights, activations)
-    yield "long rows that cancel", _long_rows
-    yield "many tokens and rows", _many
-    yield "weights side by side", _side_by_side
-    yield "counters", _counters
-    yield "energy", _energy
+        yield f"{weights}/{activations}", pair(weights, activations)
+    yield "long rows that cancel", long_rows
+    yield "many tokens and rows", many
+    yield "weights side by side", side_by_side
+    yield "counters", counters
+    yield "energy", energy
 
 
-def _echoes(board: Board) -> str:
+def echoes(board: Board) -> str:
+    """Payloads of all sizes, of zeros and without, come back."""
     sizes = [0, 1, 2, 252, 253, 254, 255, 256, 508, 509, 510, board.hello.max_payload]
     payloads = [bytes(size) for size in sizes] + [bytes(1 + i % 255 for i in range(size)) for size in sizes]
     replies = board.link.exchange((Message.PING, payload) for payload in payloads)
     wrong = [len(payload) for payload, reply in zip(payloads, replies, strict=True) if payload != reply]
     if wrong:
-        raise _Fault(f"payloads of {wrong} bytes came back changed")
+        raise SelftestFault(f"payloads of {wrong} bytes came back changed")
     return f"{len(payloads)} payloads up to {sizes[-1]} bytes"
 
 
-def _noise(board: Board) -> str:
+def noise(board: Board) -> str:
+    """After noise of several kinds the board still answers, and has counted damaged frames."""
     frame = encode_frame(protocol.encode_request(Message.RESET, 1))
     broken = bytes([frame[0], frame[1] ^ 1]) + frame[2:]
     before = board.counters().frames_bad
-    for noise in (b"\x55" * 5000, bytes(100), broken, frame[:-3], b"\xff\x01\0"):
-        board.link.disturb(noise)
+    for junk in (b"\x55" * 5000, bytes(100), broken, frame[:-3], b"\xff\x01\0"):
+        board.link.disturb(junk)
         board.ping(b"still there?")
     noticed = board.counters().frames_bad - before
     if not noticed:
-        raise _Fault("damaged frames are not counted in frames_bad")
+        raise SelftestFault("damaged frames are not counted in frames_bad")
     return f"{noticed} damaged frames counted"
 
 
-def _refusals(board: Board) -> str:
+def refusals(board: Board) -> str:
+    """What cannot be is refused with its status."""
     beyond = board.hello.element_bytes + board.geometry.word_bytes
     rows = board.geometry.group_rows
     sizes = layout.weight_sizes(rows, 1, board.hello.format_names[0], board.geometry)
-    begin = protocol.LoadBegin(0, 0, 1, 1, beyond, sizes[0], 0, sizes[1])
+    number = format_number(board.hello.format_names[0])
+    begin = protocol.LoadBegin(0, number, 1, 1, beyond, sizes[0], 0, sizes[1])
     last = board.hello.handles - 1
     board.reset()
     cases = [
@@ -110,7 +130,7 @@ def _refusals(board: Board) -> str:
         (Message.LOAD_COMMIT, protocol.handle_only(last), Status.NOT_LOADING),
         (Message.LOAD_BEGIN, begin.encode(), Status.OUT_OF_MEMORY),
         (Message.LOAD_BEGIN, b"\0", Status.BAD_LENGTH),
-        (Message.ACTIVATIONS, protocol.activations(1, 0, board.hello.columns + 1, 1, 0, b""), Status.BAD_SHAPE),
+        (Message.ACTIVATIONS, protocol.activations(1, number, board.hello.columns + 1, 1, 0, b""), Status.BAD_SHAPE),
     ]
     for message, payload, expected in cases:
         try:
@@ -118,92 +138,107 @@ def _refusals(board: Board) -> str:
         except Refused as refused:
             if refused.status == expected:
                 continue
-            raise _Fault(f"{message.name} should be refused with {expected.name}; {refused}") from refused
-        raise _Fault(f"{message.name} should be refused with {expected.name}, but was taken")
+            raise SelftestFault(f"{message.name} should be refused with {expected.name}; {refused}") from refused
+        raise SelftestFault(f"{message.name} should be refused with {expected.name}, but was taken")
     return f"{len(cases)} requests refused as they should be"
 
 
-def _pair(weights: str, activations: str) -> Check:
+def pair(weights: str, activations: str) -> Check:
+    """Every code, NaN and infinities too, and both ends of the scales, in one pair of formats."""
+
     def check(board: Board) -> str:
-        rows, length = 2 * board.geometry.group_rows + 3, 2 * BLOCK + 5
+        rows, length = 2 * board.geometry.group_rows + 3, that_fits(board, 2 * BLOCK + 5)
         w = any_codes(rows, length, weights, 1)
         x = any_codes(2 * board.hello.columns + 1, length, activations, 2)
-        return _same(board, w, x)
+        return same(board, w, x)
 
     return check
 
 
-def _long_rows(board: Board) -> str:
+def long_rows(board: Board) -> str:
     """Halves that cancel but for the roundings on the way: the order of additions shows in the last bits."""
-    blocks = min(board.hello.max_blocks, 64)
-    half = torch.randn(3, blocks * BLOCK // 2, generator=torch.Generator().manual_seed(3))
+    length = that_fits(board, 64 * BLOCK)
+    half = torch.randn(3, length // 2, generator=torch.Generator().manual_seed(3))
     w = quantize(torch.cat((half, half), 1), board.hello.format_names[0])
     x = quantize(torch.cat((half, -half), 1) * 1.001, board.hello.format_names[0])
-    return _same(board, w, x)
+    return same(board, w, x)
 
 
-def _many(board: Board) -> str:
+def many(board: Board) -> str:
+    """More rows and tokens than go into one request."""
     rows, tokens = 5 * board.geometry.group_rows + 1, 4 * board.hello.columns + 1
     fmt = board.hello.format_names[-1]
-    return _same(board, any_codes(rows, 3 * BLOCK, fmt, 4), any_codes(tokens, 3 * BLOCK, fmt, 5))
+    length = that_fits(board, 3 * BLOCK)
+    return same(board, any_codes(rows, length, fmt, 4), any_codes(tokens, length, fmt, 5))
 
 
-def _side_by_side(board: Board) -> str:
+def side_by_side(board: Board) -> str:
+    """Weights that lie on the board together are kept apart."""
     names = board.hello.format_names
-    weights = [any_codes(board.geometry.group_rows, BLOCK, names[i % len(names)], 10 + i) for i in range(4)]
+    weights = [exact_codes(board.geometry.group_rows, BLOCK, names[i % len(names)], 10 + i) for i in range(4)]
     loaded = [board.load_weight(w) for w in weights]
     for _ in range(2):
         for w, on_board in zip(weights, loaded, strict=True):
-            x = any_codes(1, BLOCK, w.format.name, 20)
-            _compare(board.run(on_board, x), emulation.product(x, EmulatedWeight(w)))
+            x = exact_codes(1, BLOCK, w.format.name, 20)
+            demand_bits(board.run(on_board, x), expected(x, w))
     for on_board in loaded:
         board.unload_weight(on_board)
     return f"{len(weights)} weights, each multiplied twice"
 
 
-def _counters(board: Board) -> str:
+def counters(board: Board) -> str:
+    """A product takes the cycles that docs/fpga.md says."""
     fmt = board.hello.format_names[0]
-    w, x = any_codes(board.geometry.group_rows, 2 * BLOCK, fmt, 6), any_codes(1, 2 * BLOCK, fmt, 7)
+    length = that_fits(board, 2 * BLOCK)
+    w, x = any_codes(board.geometry.group_rows, length, fmt, 6), any_codes(1, length, fmt, 7)
     on_board = board.load_weight(w)
     before = board.counters()
     board.run(on_board, x)
     after = board.counters()
     board.unload_weight(on_board)
     passes = after.passes - before.passes
-    due = layout.run_cycles(1, 2, fmt, fmt, board.geometry)
+    due = layout.run_cycles(1, length // BLOCK, fmt, fmt, board.geometry)
     if passes != due:
-        raise _Fault(f"the dot units multiplied for {passes} cycles, not for {due}")
+        raise SelftestFault(f"the dot units multiplied for {passes} cycles, not for {due}")
     if after.busy_cycles - before.busy_cycles < passes or after.cycles - before.cycles < passes:
-        raise _Fault(f"fewer cycles than passes: {before} and then {after}")
+        raise SelftestFault(f"fewer cycles than passes: {before} and then {after}")
     return f"{passes} passes in {after.busy_cycles - before.busy_cycles} busy cycles"
 
 
-def _energy(board: Board) -> str:
+def energy(board: Board) -> str:
+    """READ_ENERGY has the source that HELLO says, and totals that do not go down."""
     first, second = board.read_energy(), board.read_energy()
     if first.source is not board.hello.energy:
-        raise _Fault(f"HELLO says energy is {board.hello.energy.name}, READ_ENERGY says {first.source.name}")
+        raise SelftestFault(f"HELLO says energy is {board.hello.energy.name}, READ_ENERGY says {first.source.name}")
     if first.source is EnergySource.NONE:
         return "none: joules stay unknown"
     if second.microjoules < first.microjoules or second.samples < first.samples:
-        raise _Fault(f"totals went down: {first} and then {second}")
+        raise SelftestFault(f"totals went down: {first} and then {second}")
     return f"{second.source.name.lower()}, scope {second.scope.name.lower()}"
 
 
-def _same(board: Board, w: MXTensor, x: MXTensor) -> str:
+def same(board: Board, w: MXTensor, x: MXTensor) -> str:
+    """The product has the bits of ``emulate``.
+
+    Raises:
+        SelftestFault: it has not; says the first that differs.
+    """
     on_board = board.load_weight(w)
     try:
         answered = board.run(on_board, x)
     finally:
         board.unload_weight(on_board)
-    _compare(answered, emulation.product(x, EmulatedWeight(w)))
+    demand_bits(answered, expected(x, w))
     return f"{answered.size} results bit for bit"
 
 
-def _compare(answered: NDArray[np.float32], expected: NDArray[np.float32]) -> None:
-    wrong = np.argwhere(answered.view(np.uint32) != expected.view(np.uint32))
-    if len(wrong):
-        token, row = (int(i) for i in wrong[0])
-        raise _Fault(
-            f"{len(wrong)} of {expected.size} results differ; the first, token {token} row {row}: "
-            f"{answered[token, row]!r} instead of {expected[token, row]!r}"
-        )
+def expected(x: MXTensor, w: MXTensor) -> NDArray[np.float32]:
+    """What ``emulate`` computes: float32 of shape (tokens, rows)."""
+    return emulation.product(x, EmulatedWeight(w))
+
+
+def demand_bits(answered: NDArray[np.float32], due: NDArray[np.float32]) -> None:
+    """Raise a SelftestFault unless all bits are equal."""
+    found = compare_bits(answered, due)
+    if found.count:
+        raise SelftestFault(f"{found.count} of {found.compared} results differ; the first, {found.first}")

@@ -21,7 +21,7 @@ SUMMARY = "does a backend, meter, provider or board do what its interface demand
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="of the plugin, as `mx-plugin plugins` lists it")
+    parser.add_argument("name", metavar="NAME", help="of the plugin, as `mx-plugin plugins` lists it; or a board's URL")
     parser.add_argument("options", nargs="*", metavar="OPTION=VALUE", help="what it is made with, e.g. mode=emulate")
     parser.add_argument("--kind", help="backend, meter, provider or board, where several have that name")
     parser.add_argument("--level", metavar="LEVEL", help="only the checks of this level")
@@ -74,8 +74,9 @@ def _suites_of(name: str, kind: str | None) -> list[Suite]:
     kinds = list(dict.fromkeys(suite.kind for suite in suites))
     if kind is not None and kind not in kinds:
         raise PluginError(f"unknown kind {kind!r}: {nearest(kind, kinds)}")
-    known = {each: list(next(suite for suite in suites if suite.kind == each).names()) for each in kinds}
-    having = [each for each in kinds if name in known[each] and kind in (None, each)]
+    first = {each: next(suite for suite in suites if suite.kind == each) for each in kinds}
+    known = {each: list(suite.names()) for each, suite in first.items()}
+    having = [each for each in kinds if (name in known[each] or first[each].takes(name)) and kind in (None, each)]
     if not having:
         asked = [kind] if kind else kinds
         names = sorted({one for each in asked for one in known[each]})

@@ -68,18 +68,24 @@ class Level:
         return function
 
 
+def _nothing_else(name: str) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Suite:
     """Levels for one kind of plugin, lowest first.
 
-    ``names()``: the plugins of that kind that are installed; ``open(name, **options)`` makes one. Several suites may
-    belong to one kind: an adapter adds a level to the core's.
+    ``names()``: the plugins of that kind that are installed; ``open(name, **options)`` makes one. ``takes(name)``:
+    whether it also opens a name that is not installed, such as a board's URL. Several suites may belong to one kind: an
+    adapter adds a level to the core's.
     """
 
     kind: str
     levels: tuple[Level, ...]
     names: Callable[[], Iterable[str]]
     open: Callable[..., Any]
+    takes: Callable[[str], bool] = _nothing_else
 
     @property
     def checks(self) -> tuple[ConformanceCheck, ...]:

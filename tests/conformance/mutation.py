@@ -11,9 +11,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mx_fpga.testing import BOARD
 from mx_plugin.testing import BACKEND, METER, PROVIDER, ConformanceCheck, Suite, run_checks
 from mx_trl.testing import BACKEND_TRAINING, METER_TRAINING, PROVIDER_TRAINING
+from tests.conformance.broken import board_memory, board_products  # noqa: F401 - they fill BOARDS
 from tests.conformance.broken.backends import BACKENDS
+from tests.conformance.broken.boards import BOARDS
 from tests.conformance.broken.casts import CASTS
 from tests.conformance.broken.collection import Broken
 from tests.conformance.broken.meters import METERS
@@ -39,6 +42,7 @@ SUITES = {
     "backend": Held(BACKEND, [*BACKENDS, *CASTS, *PRODUCTS]),
     "meter": Held(METER, METERS),
     "provider": Held(PROVIDER, PROVIDERS),
+    "board": Held(BOARD, BOARDS),
     "backend, trl": Held(BACKEND_TRAINING, TRAINED_BACKENDS, BACKEND.checks),
     "meter, trl": Held(METER_TRAINING, TRAINED_METERS, METER.checks),
     "provider, trl": Held(PROVIDER_TRAINING, TRAINED_PROVIDERS, PROVIDER.checks),

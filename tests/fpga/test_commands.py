@@ -79,7 +79,7 @@ def wrong_bits(reply: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("message", "damage", "check", "fault"),
     [
-        (Message.RUN, wrong_bits, "MXFP8/MXFP8", "results differ; the first, token 0 row 0"),
+        (Message.RUN, wrong_bits, "MXFP8/MXFP8", "results differ; the first, token 0, row 0"),
         (
             Message.PING,
             lambda reply: reply[:-1] if len(reply) > 600 else reply,

@@ -1,14 +1,24 @@
-"""A bad cable to try a board with: :class:`FaultyPort` goes between host and board."""
+"""What a board must do, as checks that anyone can run, and a bad cable to try one with.
+
+Subclass :class:`BoardConformance` in your tests, or run ``mx-plugin conformance --kind board URL``. :class:`FaultyPort`
+goes between host and board; nothing but the class needs pytest.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .classes import BoardConformance
     from .faulty_port import FaultyPort, Plug
     from .faulty_wire import KINDS, FaultyWire, Stream, some_faults
+    from .suite import BOARD
+    from .trial import BoardTrial
 
 _HOMES = {
+    "BoardConformance": "classes",
+    "BOARD": "suite",
+    "BoardTrial": "trial",
     "FaultyPort": "faulty_port",
     "Plug": "faulty_port",
     "FaultyWire": "faulty_wire",
@@ -18,6 +28,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BoardConformance",
+    "BOARD",
+    "BoardTrial",
     "FaultyPort",
     "Plug",
     "FaultyWire",
