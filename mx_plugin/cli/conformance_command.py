@@ -76,7 +76,7 @@ def _suites_of(name: str, kind: str | None) -> list[Suite]:
         raise PluginError(f"unknown kind {kind!r}: {nearest(kind, kinds)}")
     first = {each: next(suite for suite in suites if suite.kind == each) for each in kinds}
     known = {each: list(suite.names()) for each, suite in first.items()}
-    having = [each for each in kinds if (name in known[each] or first[each].takes(name)) and kind in (None, each)]
+    having = [each for each in kinds if kind in (None, each) and (name in known[each] or _takes(first[each], name))]
     if not having:
         asked = [kind] if kind else kinds
         names = sorted({one for each in asked for one in known[each]})
@@ -84,6 +84,11 @@ def _suites_of(name: str, kind: str | None) -> list[Suite]:
     if len(having) > 1:
         raise PluginError(f"{name!r} is the name of a {' and of a '.join(having)}: choose by --kind {having[0]}")
     return [suite for suite in suites if suite.kind == having[0]]
+
+
+def _takes(suite: Suite, name: str) -> bool:
+    """Whether a name that is not installed can be opened all the same, such as a board's URL."""
+    return suite.takes is not None and suite.takes(name)
 
 
 def _of_level(checks: Sequence[ConformanceCheck], level: str | None) -> Sequence[ConformanceCheck]:

@@ -68,10 +68,6 @@ class Level:
         return function
 
 
-def _nothing_else(name: str) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class Suite:
     """Levels for one kind of plugin, lowest first.
@@ -85,7 +81,7 @@ class Suite:
     levels: tuple[Level, ...]
     names: Callable[[], Iterable[str]]
     open: Callable[..., Any]
-    takes: Callable[[str], bool] = _nothing_else
+    takes: Callable[[str], bool] | None = None
 
     @property
     def checks(self) -> tuple[ConformanceCheck, ...]:

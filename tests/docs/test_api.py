@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+import mx_fpga.testing
 import mx_plugin
 import mx_plugin.testing
 import mx_trl
@@ -18,7 +19,13 @@ ELSEWHERE = {"__version__", "hookimpl"}
 
 
 @pytest.mark.parametrize(
-    ("package", "page"), [(mx_plugin, "api.md"), (mx_trl, "api.md"), (mx_plugin.testing, "interfaces.md")]
+    ("package", "page"),
+    [
+        (mx_plugin, "api.md"),
+        (mx_trl, "api.md"),
+        (mx_plugin.testing, "interfaces.md"),
+        (mx_fpga.testing, "interfaces.md"),
+    ],
 )
 def test_every_public_name_has_an_entry(package: ModuleType, page: str) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")

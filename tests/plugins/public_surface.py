@@ -27,6 +27,7 @@ MODULES = (
     "mx_plugin.testing",
     "mx_trl",
     "mx_trl.testing",
+    "mx_fpga.testing",
 )
 OURS = tuple(sorted({module.partition(".")[0] for module in MODULES}))
 

@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     from .faulty_port import FaultyPort, Plug
     from .faulty_wire import KINDS, FaultyWire, Stream, some_faults
     from .suite import BOARD
-    from .trial import BoardTrial
 
 _HOMES = {
     "BoardConformance": "classes",
     "BOARD": "suite",
-    "BoardTrial": "trial",
     "FaultyPort": "faulty_port",
     "Plug": "faulty_port",
     "FaultyWire": "faulty_wire",
@@ -30,7 +28,6 @@ _HOMES = {
 __all__ = [
     "BoardConformance",
     "BOARD",
-    "BoardTrial",
     "FaultyPort",
     "Plug",
     "FaultyWire",
