@@ -81,6 +81,18 @@ def unused(config: dict, rows: list[dict[str, str]]) -> list[str]:
     return faults
 
 
+def trained_by_the_kit(python: Path) -> list[str]:
+    """The conformance kit's level that trains by TRL, through its command; what is wrong."""
+    command = [str(python.with_name("mx-plugin")), "conformance"]
+    faults = []
+    for words in ("bf16", "kl-budget max_mismatch=1e-9 layers_per_move=3"):
+        print(f"--- mx-plugin conformance {words} --level trl", flush=True)
+        done = subprocess.run([*command, *words.split(), "--level", "trl"], env=ENVIRONMENT, check=False)
+        if done.returncode != 0:
+            faults.append(f"{words} does not conform at the level trl")
+    return faults
+
+
 def new_packages(python: Path, scratch: Path) -> list[Path]:
     """One of each kind, as `mx-plugin new` writes it."""
     command = [str(python.with_name("mx-plugin")), "new"]
@@ -93,7 +105,7 @@ def check(python: Path, scratch: Path) -> list[str]:
     """Everything; what is wrong, empty when all is well."""
     written = new_packages(python, scratch)
     install(python, *EXAMPLES, *written)
-    faults = train_by_names(python, scratch)
+    faults = train_by_names(python, scratch) + trained_by_the_kit(python)
     for folders in (EXAMPLES, written):
         if not own_tests(python, *folders):
             faults.append(f"tests fail: {', '.join(folder.name for folder in folders)}")

@@ -23,7 +23,9 @@ def make_tokenizer(context: int) -> PreTrainedTokenizerBase:
     words = vocabulary()
     openings = sorted({text.split()[0] for text in prompts()})
     corpus = [" " + " ".join(words), *openings, "user\n", "assistant\n", "the\n"]
-    tokenizer = Qwen2Tokenizer().train_new_from_iterator(corpus * 2, _MORE_THAN_ENOUGH, new_special_tokens=[START, END])
+    tokenizer = Qwen2Tokenizer().train_new_from_iterator(
+        corpus * 2, _MORE_THAN_ENOUGH, new_special_tokens=[START, END], show_progress=False
+    )
     tokenizer.eos_token, tokenizer.pad_token = END, PAD
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.padding_side = "left"
