@@ -25,7 +25,7 @@ class WriteStalled(LinkError):
 
 
 class BytePort(Protocol):
-    """What a link needs of a port; see :class:`Port` for what the three do and raise."""
+    """What a link needs of a port; see ``Port`` for what the three do and raise."""
 
     def read(self, timeout_s: float) -> bytes: ...
 
