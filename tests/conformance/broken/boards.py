@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import tempfile
@@ -10,11 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
-from weakref import ref
 
 from mx_fpga import protocol
 from mx_fpga.board import Board
-from mx_fpga.errors import BoardError, LinkError, LinkReopened
+from mx_fpga.errors import LinkError, LinkReopened
 from mx_fpga.fake import DEFAULT, FakeBoard
 from mx_fpga.fake_port import FakePort
 from mx_fpga.framing import encode_frame
@@ -311,16 +309,3 @@ def forgets_its_link() -> Board:
 def leaves_a_file_open() -> Board:
     os.open(os.devnull, os.O_RDONLY)
     return opened(FakeBoard())
-
-
-_last: list[ref[Board]] = []
-
-
-@BOARDS.caught_by("closes-gives_everything_back")
-def keeps_its_port_until_it_is_collected() -> Board:
-    gc.collect()
-    if _last and _last[0]() is not None:
-        raise BoardError("the port is busy")
-    board = opened(FakeBoard())
-    _last[:] = [ref(board)]
-    return board
