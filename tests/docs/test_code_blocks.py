@@ -29,6 +29,7 @@ CHEAP: tuple[tuple[str, ...], ...] = (("doctor",), ("plugins",), ("memory",), ("
 NOT_RUN = {
     ("architecture.md", "mx_plugin/ "): "the tree of folders; below, a test looks for each",
     ("architecture.md", "trainer.train()"): "a drawing",
+    ("conformance.md", "backend  without loads-is_a_backend"): "the log of `make mutation_kit`, which takes minutes",
     ("dashboard.md", "dashboard of runs/ppo: http"): "what a server prints: its port is the machine's",
     ("fpga.md", "bytes in ─> mx_receive"): "a drawing",
     ("fpga.md", "fpga: board simulated multiplied"): "the closing lines of `make demo_fpga`, which CI runs",
