@@ -90,7 +90,8 @@ def test_phase_seconds_agree_with_the_ledgers_and_partition_training(profiled: P
     ledger = sums((row["phase"], float(row["seconds"])) for row in profiled.energy if row["seconds"])
     assert ours.keys() == ledger.keys() == {"rollout", "reward", "gradient", "other"}
     for phase in ("rollout", "reward", "gradient"):
-        assert ours[phase] == pytest.approx(ledger[phase], rel=0.02), phase
+        # Two clocks, read one after the other: other processes may run in between, 10 ms a step as below.
+        assert ours[phase] == pytest.approx(ledger[phase], rel=0.02, abs=0.03), phase
     assert sum(ours.values()) == pytest.approx(sum(ledger.values()), rel=0.02)
     assert sum(ours.values()) <= profiled.seconds
     assert sum(ours.values()) == pytest.approx(profiled.seconds, rel=0.1)

@@ -11,7 +11,7 @@ from mx_fpga.arithmetic import matmul_codes
 from mx_fpga.elements import FORMATS, element_table, format_number
 from tests.fpga.fractions_model import bits
 
-ROWS, COLUMNS, TURNS = int(os.environ.get("ROWS", "2")), int(os.environ.get("COLUMNS", "2")), 8
+ROWS, COLUMNS, TURNS = int(os.environ.get("TILE_ROWS", "2")), int(os.environ.get("TILE_COLUMNS", "2")), 8
 
 EXTREME = np.array([0, 1, 5, 60, 110, 127, 127, 130, 150, 200, 230, 253, 254, 255], np.uint8)
 

@@ -16,7 +16,8 @@ def test_the_rounder_equals_fractions(tmp_path: Path) -> None:
 
 
 def test_the_tile_equals_the_arithmetic_for_all_pairs(tmp_path: Path) -> None:
-    run_cocotb("mx_tile", "cocotb_tile", tmp_path, {"ROWS": 2, "COLUMNS": 2}, ROWS="2", COLUMNS="2")
+    sizes = {"TILE_ROWS": "2", "TILE_COLUMNS": "2"}  # plain COLUMNS is a terminal's width where tests are shared out
+    run_cocotb("mx_tile", "cocotb_tile", tmp_path, {"ROWS": 2, "COLUMNS": 2}, **sizes)
 
 
 def test_the_core_keeps_every_byte_whatever_stalls(tmp_path: Path) -> None:
