@@ -68,4 +68,4 @@ def test_an_adopted_model_is_compiled_and_gives_the_same_bits(backend: CudaBacke
             counter = CompileCounterWithBackend("aot_eager")
             assert torch.equal(torch.compile(model, backend=counter)(x), due)
         engine.check_hits()
-    assert counter.frame_count > 0, "what lies between the layers is compiled; they break the graph, see execution/layer"
+    assert counter.frame_count > 0, "what lies between the layers is compiled; they break the graph (execution/layer)"
