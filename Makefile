@@ -13,9 +13,10 @@ ARGS     ?=
 
 # COVERAGE=1 also notes which lines of the core run.
 PYTEST := $(if $(COVERAGE),-m coverage run )-m pytest -q
-# Files of tests are shared out to so many processes; JOBS=0 runs them all in one (for a debugger, say).
+# Files of tests are shared out to so many processes; JOBS=0 runs them all in one (for a debugger, say). One that dies
+# ends the run, and its test is named: pytest-xdist would go on and wait for that file for ever.
 JOBS   ?= 2
-SHARED := -n $(JOBS) --dist loadfile --no-loadscope-reorder
+SHARED := -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 # Every answer given, so that accelerate needs no config file and asks nothing; it takes a GPU where there is one, and
 # OMP_NUM_THREADS threads (1 if unset: more make the demo's small layers no faster).
 LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no \

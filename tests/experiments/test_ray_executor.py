@@ -117,6 +117,13 @@ def test_a_machine_that_does_not_see_the_folder_says_so(executor: RayExecutor, t
         statuses(executor, [Job("lost", ["true"], tmp_path / "elsewhere" / "run.log")])
 
 
+def test_a_task_that_has_just_ended_is_not_cancelled(executor: RayExecutor, tmp_path: Path) -> None:
+    """Ray 2.55 ends this process where it is, but only now and then: in the first few of these, as it was."""
+    for _ in range(100):
+        with pytest.raises(StageError):
+            statuses(executor, [Job("far", ["true"], tmp_path / "nowhere" / "run.log")])
+
+
 def test_a_run_that_fits_no_machine_is_refused(executor: RayExecutor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(executor._resources, "CPU", 1e6)
     with pytest.raises(StageError, match=r"a run takes {'CPU': 1000000.0}, and no machine .* lower --threads"):

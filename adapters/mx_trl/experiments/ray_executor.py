@@ -108,9 +108,13 @@ class RayExecutor:
                 now = time.monotonic()
                 watch([(entry.job, now - entry.began) for entry in running])
                 for entry in [entry for entry in running if entry.task in ready]:
+                    # Before its status is asked for: a task that has just ended must not be cancelled any more, Ray
+                    # 2.55 may then end this process ("Tried to complete task that was not pending").
+                    running.remove(entry)
                     status = self._status(entry)
-                    if status is not None:
-                        running.remove(entry)
+                    if status is None:
+                        running.append(entry)
+                    else:
                         yield Outcome(entry.job, status, now - entry.began)
         finally:
             for entry in running:
