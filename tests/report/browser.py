@@ -130,7 +130,10 @@ class Browser:
         method, told = message.get("method", ""), message.get("params", {})
         self._events.append(method)
         if method == "Runtime.exceptionThrown":
-            self.complaints.append(f"exception: {json.dumps(told['exceptionDetails'])[:500]}")
+            details = told["exceptionDetails"]
+            # The description begins with the error's own words; what goes before it names the page, at any length.
+            described = details.get("exception", {}).get("description") or json.dumps(details)
+            self.complaints.append(f"exception: {described[:500]}")
         elif method == "Runtime.consoleAPICalled" and told["type"] in ("error", "warning", "assert"):
             self.complaints.append(f"console {told['type']}: {json.dumps(told['args'])[:500]}")
         elif method == "Log.entryAdded" and told["entry"]["level"] in ("error", "warning"):
