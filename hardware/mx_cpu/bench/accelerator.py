@@ -30,7 +30,8 @@ def checked(device: str) -> str:
         raise BenchUnavailable(f"--device {device}: benches run on cpu or cuda")
     if not torch.cuda.is_available():
         raise BenchUnavailable(f"--device {device}: torch {torch.__version__} finds no CUDA device; take --device cpu")
-    torch.cuda.set_device(torch.device(device))
+    if torch.device(device).index is not None:
+        torch.cuda.set_device(device)
     return device
 
 
