@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -59,8 +59,8 @@ def _cast_faults(backend: CudaBackend, x: torch.Tensor, fmt: str) -> Iterator[st
     if not _same(backend.dequantize(packed, x.dtype), packed.dequantize(x.dtype)):
         yield f"decoding {where} gives other bits"
     for dim in (0, 1):
-        options = {"rounding": "stochastic", "key": KEY, "hadamard": TURN}
-        if not _same(backend.fake_quantize(x, fmt, dim, **options), formats.fake_quantize(x, fmt, dim, **options)):  # type: ignore[arg-type]
+        options: dict[str, Any] = {"rounding": "stochastic", "key": KEY, "hadamard": TURN}
+        if not _same(backend.fake_quantize(x, fmt, dim, **options), formats.fake_quantize(x, fmt, dim, **options)):
             yield f"stochastic rounding to {where} along dimension {dim} has other bits"
 
 
