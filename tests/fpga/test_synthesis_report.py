@@ -94,6 +94,13 @@ def test_the_reports_seeds_are_those_of_the_sources_that_stand_here(name: str, m
     assert REPORT[name]["made_from"] == build.origin(build.DESIGNS[name]), "sources changed since: run: make fpga"
 
 
+def test_an_area_that_differs_from_the_reports_is_named() -> None:
+    part = {"made_from": "abc", "luts": 10, "flip_flops": 2, "dsps": 1, "block_rams": 0, "luts_per_mac": 10.0}
+    assert build.differing("dot", part, part) == []
+    assert build.differing("dot", part, {**part, "luts": 11}) == ["dot: luts is 10, 11 in the report"]
+    assert build.differing("dot", part, {**part, "luts": 11, "made_from": "abd"}) == []
+
+
 def test_missed_thresholds_and_seeds_are_named() -> None:
     limits = {"thresholds": {"most": {"dsps": 32}, "least": {"fmax_mhz": 100}}}
     assert build.missed("dot", {**limits, "dsps": 32}) == []
