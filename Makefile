@@ -197,7 +197,7 @@ fix: $(VENV)/.complete ## Let ruff mend what it can
 
 types: $(VENV)/.complete ## Check types with mypy: strict on the core, plain on adapters and hardware
 	$(VENV)/bin/mypy --strict mx_plugin
-	$(VENV)/bin/mypy adapters/mx_trl adapters/mx_openrlhf hardware/mx_cpu hardware/mx_cuda hardware/mx_fpga
+	$(VENV)/bin/mypy adapters/mx_trl adapters/mx_openrlhf adapters/mx_vllm hardware/mx_cpu hardware/mx_cuda hardware/mx_fpga
 
 imports: $(VENV)/.complete ## Check the dependency rule with import-linter
 	$(VENV)/bin/lint-imports

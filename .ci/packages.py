@@ -21,7 +21,7 @@ import third_party
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NAME = "mx-plugin"
-PACKAGES = ("mx_plugin", "mx_trl", "mx_openrlhf", "mx_cpu", "mx_cuda", "mx_fpga")
+PACKAGES = ("mx_plugin", "mx_trl", "mx_openrlhf", "mx_vllm", "mx_cpu", "mx_cuda", "mx_fpga")
 # Folders beside the packages that a wheel carries inside one; hatch_build.py puts them there.
 CARRIED = {"hardware/rtl/": "mx_fpga/hardware/rtl/", "hardware/sim/": "mx_fpga/hardware/sim/"}
 

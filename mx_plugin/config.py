@@ -23,6 +23,7 @@ _CHOICES = {
     "on_unhit": ("fail", "warn"),
     "on_mismatch": ("warn", "fail"),
     "gradient_product_dtype": ("auto", "bfloat16", "float32"),
+    "vllm_formats": ("auto", "rounded"),
 }
 
 
@@ -104,6 +105,13 @@ class MXConfig:
         metadata={
             "help": "What a float32 model's MX training products multiply: bfloat16, float32, or auto (bfloat16 where "
             "results stay float32)."
+        },
+    )
+    vllm_formats: str = field(
+        default="auto",
+        metadata={
+            "help": "Rollouts in vLLM: auto (by its own MX kernels where its device has those of the policy's format) "
+            "or rounded (weights on the format's grid, multiplied unquantised)."
         },
     )
     on_unhit: str = field(

@@ -132,7 +132,7 @@ class Gathering:
                     f"{report['synced']}: {', '.join(report['off_grid'][:5])}"
                 )
         if reports:
-            kept = ("formats", "projected", "siblings", "synced")
+            kept = ("formats", "projected", "siblings", "own", "synced")
             self.rollout = {name: reports[0][name] for name in kept}
 
     def _check_names(self) -> None:
@@ -155,7 +155,8 @@ class Gathering:
         self._tokens += sum(int(sample.attention_mask.sum()) for sample in samples)
 
     def _rollout_rows(self, step: int) -> list[EnergyRow]:
-        """What vLLM multiplied since the last step, from the tokens: rounded weights, unquantised activations.
+        """What vLLM multiplied since the last step, from the tokens: rounded weights and unquantised activations where
+        it does not execute a format of its own.
 
         Batching, attention and what samples share (prefix caching) are not known here: bytes and joules are unknown.
         """
@@ -166,9 +167,10 @@ class Gathering:
     def _macs_by_format(self) -> dict[str, int]:
         """MACs per token by format, as vLLM holds the weights."""
         held = held_formats(self.rollout) if self.rollout else {}
+        own = own_pairs(self.rollout) if self.rollout else {}
         total: dict[str, int] = {}
         for name, (_, macs) in self.policy_layers.items():
-            label = booked_format(held.get(name, FP16))
+            label = booked_format(held.get(name, FP16), own.get(name, ""))
             total[label] = total.get(label, 0) + macs
         return total
 
@@ -261,8 +263,8 @@ def _rollouts_as_executed(formats: dict[str, Any], rollout: Mapping[str, Any]) -
     for role, phases in formats.items():
         asked = phases.pop("rollout", {})
         if role == "policy" and rollout:
-            held = held_formats(rollout)
-            phases["rollout"] = {layer: weights_only(held.get(layer, FP16)) for layer in asked}
+            held = {layer: weights_only(fmt) for layer, fmt in held_formats(rollout).items()} | own_pairs(rollout)
+            phases["rollout"] = {layer: held.get(layer, FP16) for layer in asked}
 
 
 def held_formats(rollout: Mapping[str, Any]) -> dict[str, str]:
@@ -271,4 +273,13 @@ def held_formats(rollout: Mapping[str, Any]) -> dict[str, str]:
         sibling: rollout["formats"].get(module, FP16)
         for module, siblings in rollout["siblings"].items()
         for sibling in siblings
+    }
+
+
+def own_pairs(rollout: Mapping[str, Any]) -> dict[str, str]:
+    """Layer of the plain model -> the pair in which vLLM executes it by itself, where it does."""
+    return {
+        sibling: told.partition(" by ")[0]
+        for module, told in rollout.get("own", {}).items()
+        for sibling in rollout["siblings"][module]
     }

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
+from mx_plugin.config import MXConfig
 from mx_plugin.errors import AdoptionError
+from mx_vllm.choice import own_choice
 
 from .run_spec import RunSpec
 
 EXTENSION = "mx_openrlhf.vllm_worker.MXWorkerExtension"
+
+
+def own_format_arguments(path: str, config: MXConfig) -> dict[str, Any]:
+    """What vLLM is started with, of the model at ``path``, to execute by itself what it can; {} if that is nothing."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, trust_remote_code=True))
+    choice = own_choice(model, config)
+    return {} if choice is None else choice.engine_arguments()
 
 
 def mx_rollout_actor(original: type[Any], spec: RunSpec) -> type[Any]:
@@ -20,6 +34,7 @@ def mx_rollout_actor(original: type[Any], spec: RunSpec) -> type[Any]:
             if theirs != "openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap":
                 raise AdoptionError(f"OpenRLHF gives vLLM the worker extension {theirs!r}, which MX does not extend")
             kwargs["worker_extension_cls"] = EXTENSION
+            kwargs.update(own_format_arguments(kwargs["model"], spec.config))
             await super().__init__(*args, **kwargs)
             # Here, because there is no sync before the first rollout, and vLLM may be put to sleep right after.
             await self.llm.collective_rpc("mx_begin", args=(spec.config.to_dict(),))

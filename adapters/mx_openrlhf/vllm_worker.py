@@ -8,9 +8,10 @@ from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import AdoptionError
-from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds
 from mx_plugin.precision.fused import rollout_rounding
 from mx_plugin.precision.provider_choice import make_provider
+from mx_vllm.held import held_weights
+from mx_vllm.reload import LayerwiseReload
 
 
 class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
@@ -23,34 +24,64 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
             PolicyError: the policy does not fit the model's layers.
             AdoptionError: vLLM holds weights in a form that cannot be rounded in place.
         """
-        from vllm.model_executor.layers.linear import LinearBase
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-
         model = self.model_runner.model
-        held = self.mx_held = HeldWeights(model, ModuleKinds(LinearBase, ParallelLMHead, VocabParallelEmbedding))
+        held = self.mx_held = held_weights(model)
         held.follow(rollout_rounding(make_provider(MXConfig(**config)), held.layers))
+        self.mx_reload = LayerwiseReload(self.model_runner)
         self.mx_syncs = 0
-        for name in held.modules:
-            held.round(name)
-        self._mx_round_what_is_loaded(model)
-
-    def _mx_round_what_is_loaded(self, model: Any) -> None:
-        """OpenRLHF's syncs go through ``load_weights``, which says what it wrote."""
+        self._mx_round_all()
         load = model.load_weights
+        model.load_weights = self._mx_counted(self.mx_reload.loading(load) if held.own else self._mx_rounded(load))
+
+    def _mx_round_all(self) -> None:
+        for name in self.mx_held.modules:
+            self.mx_held.round(name)
+
+    def _mx_counted(self, load: Any) -> Any:
+        def load_weights(*args: Any, **kwargs: Any) -> Any:
+            loaded = load(*args, **kwargs)
+            self.mx_syncs += 1
+            return loaded
+
+        return load_weights
+
+    def _mx_rounded(self, load: Any) -> Any:
+        """OpenRLHF's syncs go through ``load_weights``, which says what it wrote."""
         by_parameter = {f"{name}.weight": name for name in self.mx_held.modules}
 
         def load_weights(weights: Any, *args: Any, **kwargs: Any) -> Any:
             loaded = load(weights, *args, **kwargs)
             if loaded is None:
-                raise AdoptionError(f"{type(model).__name__}.load_weights does not say what it loaded: not supported")
+                model = type(self.model_runner.model).__name__
+                raise AdoptionError(f"{model}.load_weights does not say what it loaded: not supported")
             for parameter in loaded:
                 if parameter in by_parameter:
                     self.mx_held.round(by_parameter[parameter])
-            self.mx_syncs += 1
             return loaded
 
-        model.load_weights = load_weights
+        return load_weights
+
+    # ------------------------------------------------------------------ where vLLM quantises by itself
+
+    def update_weight(self, name: str, dtype: Any, shape: Any, empty_cache: bool = False) -> None:
+        """As OpenRLHF's, which says by ``empty_cache`` that a weight is the last of its sync."""
+        super().update_weight(name, dtype, shape, empty_cache)
+        self._mx_came(empty_cache)
+
+    def update_weight_cuda_ipc(
+        self, name: str, dtype: Any, shape: Any, ipc_handles: Any = None, empty_cache: bool = False
+    ) -> None:
+        """As :meth:`update_weight`, through memory of the GPU that both processes see."""
+        super().update_weight_cuda_ipc(name, dtype, shape, ipc_handles, empty_cache)
+        self._mx_came(empty_cache)
+
+    def _mx_came(self, last: bool) -> None:
+        if last and self.mx_reload.is_open:
+            self.mx_reload.end()
+            self._mx_round_all()  # of the modules that it does not execute by itself
 
     def mx_report(self) -> dict[str, Any]:
         """Formats by module, how many weights were synced so far, and the modules whose weight is off its grid."""
+        if self.mx_reload.is_open:
+            raise AdoptionError("OpenRLHF did not say which weight was the last of its sync: vLLM still waits for more")
         return {**self.mx_held.describe(), "synced": self.mx_syncs, "off_grid": self.mx_held.off_grid()}

@@ -14,6 +14,7 @@ from mx_plugin.errors import AdoptionError
 
 from .session import Session
 from .train_wrap import wrap_trainers
+from .vllm.starting import start_with_own_formats
 
 
 class MXCallback(TrainerCallback):
@@ -61,6 +62,11 @@ class MXCallback(TrainerCallback):
         return session.books.summary() if session is not None else "no run yet"
 
     # ------------------------------------------------------------------ events
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        model = kwargs.get("model")
+        if model is not None:  # TRL makes its vLLM right after
+            start_with_own_formats(args, model, self.config)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

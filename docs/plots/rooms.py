@@ -30,6 +30,7 @@ def _core(name: str, about: str, *modules: str) -> Room:
 ROOMS = (
     Room("mx_trl", "adapters", "TRL and any transformers.Trainer: callback, stages, observers", ("mx_trl",)),
     Room("mx_openrlhf", "adapters", "OpenRLHF on Ray: launcher, actors, weights in vLLM", ("mx_openrlhf",)),
+    Room("mx_vllm", "adapters", "vLLM for both: its own MX formats, its modules, reloads", ("mx_vllm",)),
     _core("builtin", "what the core registers, through the hooks that a third party's plugin uses"),
     _core("cli", "mx-plugin: from the command line to the subcommand that a plugin registered", "cli", "__main__"),
     _core("scaffold", "mx-plugin new: packages with a plugin that works, to be filled in"),

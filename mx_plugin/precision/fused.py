@@ -13,6 +13,8 @@ from ..interfaces import LayerInfo, Provider
 from .formats import Product
 
 WEIGHTS_ONLY = "weights-only"
+BY_ENGINE = "engine"
+"""Ends the booked format of what an engine executed in an MX format of its own."""
 
 
 def weights_only(fmt: str) -> str:
@@ -20,8 +22,13 @@ def weights_only(fmt: str) -> str:
     return FP16 if is_unquantised(fmt) else f"{fmt}/{FP16}"
 
 
-def booked_format(fmt: str) -> str:
-    """How energy.csv names what such an engine multiplied: ``MXFP4/FP16+weights-only``, or ``FP16``."""
+def booked_format(fmt: str, own: str = "") -> str:
+    """How energy.csv names what such an engine multiplied: ``MXFP4/FP16+weights-only``, or ``FP16``.
+
+    ``own``: the pair of a format of the engine's own, in which it executed the layer: ``MXFP8/MXFP8+engine``.
+    """
+    if own:
+        return f"{own}+{BY_ENGINE}"
     return FP16 if is_unquantised(fmt) else f"{weights_only(fmt)}+{WEIGHTS_ONLY}"
 
 

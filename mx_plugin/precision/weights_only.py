@@ -17,8 +17,8 @@ from .provider import common_answer
 class WeightsOnlyRollouts(Provider):
     """Answers as ``inner`` does, except for the policy's rollouts: those are what the engine makes of them.
 
-    Weights take the widest format of the layers that the engine fuses, activations are not quantised, and an output
-    head that is tied to the embedding keeps the model's dtype.
+    Weights take the widest format of the layers that the engine fuses, activations are not quantised unless the engine
+    does it, and an output head that is tied to the embedding keeps the model's dtype.
 
     Args:
         inner: the run's own provider.
@@ -30,6 +30,8 @@ class WeightsOnlyRollouts(Provider):
         self.inner = inner
         self.tied_head = tied_head
         self._fused_into = {part: fused for fused, parts in packed.items() for part in parts}
+        self.activations: dict[str, str] = {}
+        """Layer -> what the engine casts its activations to; not named: nothing."""
         self._policy: dict[str, LayerInfo] = {}
         self._groups: dict[str, list[str]] = {}
         # A provider that has a state is told from one that has none by whether it has these methods.
@@ -52,10 +54,14 @@ class WeightsOnlyRollouts(Provider):
     def rounding(self, layer_name: str) -> Rounding:
         """How the weight of a layer of the policy is rounded. Asked anew each time: adaptive providers change."""
         layer = self._policy[layer_name]
-        siblings = tuple(self._groups[self._module(layer_name)])
+        siblings = self.siblings(layer_name)
         head = layer.is_lm_head
         fused = FusedLayer(layer_name, siblings, layer.in_features, layer.out_features, head, head and self.tied_head)
         return rounding_of(self.inner, fused)
+
+    def siblings(self, layer_name: str) -> tuple[str, ...]:
+        """The layers of the policy that the engine fuses with this one, itself among them."""
+        return tuple(self._groups[self._module(layer_name)])
 
     def roundings(self) -> dict[str, Rounding]:
         """Of every layer of the policy."""
@@ -86,7 +92,8 @@ class WeightsOnlyRollouts(Provider):
 
     def _rolled_out(self, name: str) -> LayerFormats:
         rounding = self.rounding(name)
-        return LayerFormats(forward=Product(Pair(rounding.format, FP16), scale_rule=rounding.scale_rule))
+        pair = Pair(rounding.format, self.activations.get(name, FP16))
+        return LayerFormats(forward=Product(pair, scale_rule=rounding.scale_rule))
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> bool:
         """Passed on."""

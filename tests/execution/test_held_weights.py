@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds, rounded
+from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds, OwnFormat, rounded
 from mx_plugin.precision.fused import Rounding
 
 
@@ -108,3 +108,47 @@ def test_a_shard_that_cuts_through_a_block_is_refused() -> None:
     found = HeldWeights(model, ModuleKinds(EngineLinear, EngineHead, nn.Embedding))
     with pytest.raises(RuntimeError, match="2 parts of 80 inputs"):
         found.follow({"o_proj": Rounding("MXFP4")})
+
+
+OWN = OwnFormat("MXFP8", "FP16", "SomeKernel")
+
+
+class QuantisingLinear(EngineLinear):
+    """Its parameter is what a kernel made of the weight; only its products tell what that was."""
+
+    def __init__(self, outputs: int, inputs: int) -> None:
+        super().__init__(outputs, inputs)
+        self.held = rounded(self.weight, Rounding("MXFP8"))
+        self.weight = nn.Parameter(torch.zeros(outputs * inputs, dtype=torch.uint8), requires_grad=False)
+        self.output_size_per_partition, self.input_size_per_partition = outputs, inputs
+        self.quant_method = PackedMethod()
+
+
+def executing(module: QuantisingLinear) -> HeldWeights:
+    model = EngineModel()
+    model.o_proj = module
+    kinds = ModuleKinds(
+        EngineLinear, EngineHead, nn.Embedding,
+        own_format=lambda layer: OWN if layer is module else None,
+        read=lambda layer: [layer.held[:, :32], layer.held[:, 64:]],
+    )  # fmt: skip
+    return HeldWeights(model, kinds)
+
+
+def test_a_module_that_the_engine_executes_in_the_format_asked_for_is_looked_at_and_left_alone() -> None:
+    module = QuantisingLinear(64, 96)
+    weights = executing(module)
+    assert {layer.name: layer.in_features for layer in weights.layers}["o_proj"] == 96
+    weights.follow({"o_proj": Rounding("MXFP8"), "qkv_proj": Rounding("MXFP4")})
+    packed = module.weight.clone()
+    weights.round("o_proj")
+    assert torch.equal(module.weight, packed) and weights.off_grid() == ["qkv_proj"]
+    module.held[3, 70] += 0.01
+    assert weights.off_grid() == ["qkv_proj", "o_proj"]
+    assert weights.describe()["own"] == {"o_proj": "MXFP8/FP16 by SomeKernel"}
+
+
+@pytest.mark.parametrize("asked", ["MXFP4", "FP16"])
+def test_a_module_that_the_engine_executes_in_another_format_is_refused(asked: str) -> None:
+    with pytest.raises(RuntimeError, match=f"o_proj in MXFP8 by itself, but its rollout format is {asked}"):
+        executing(QuantisingLinear(64, 96)).follow({"o_proj": Rounding(asked)})

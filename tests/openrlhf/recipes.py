@@ -54,7 +54,13 @@ class Run:
         return found
 
 
-def command_line(recipe: str, folder: Path, flags: list[str], policy: str | None) -> tuple[list[str], dict[str, str]]:
+OWN_FORMATS = {"MX_TEST_VLLM_MARLIN": "1", "VLLM_MXFP8_EMULATION_DEQUANT_AT_LOAD": "0"}
+"""Environment of a vLLM that executes MXFP8 by itself (stand_ins), and holds codes and scales."""
+
+
+def command_line(
+    recipe: str, folder: Path, flags: list[str], policy: str | None, **environment: str
+) -> tuple[list[str], dict[str, str]]:
     """Command and environment of a recipe; ``policy`` None leaves the launcher out. Makes the folder."""
     folder.mkdir(parents=True)
     (folder / "vllm").mkdir()
@@ -65,7 +71,7 @@ def command_line(recipe: str, folder: Path, flags: list[str], policy: str | None
     paths = [str(STAND_INS), *filter(None, [os.environ.get("PYTHONPATH")])]
     more = {"PYTHONPATH": os.pathsep.join(paths), "MX_TEST_VLLM_WEIGHTS": str(folder / "vllm")}
     ranks = {} if recipe == "train_ppo_ray" else alone()
-    return command, {**os.environ, **ENVIRONMENT, **more, **ranks}
+    return command, {**os.environ, **ENVIRONMENT, **more, **ranks, **environment}
 
 
 def alone() -> dict[str, str]:
@@ -77,9 +83,11 @@ def alone() -> dict[str, str]:
     return {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", **where}
 
 
-def run_recipe(recipe: str, folder: Path, flags: list[str], policy: str | None, *, limit: float = 900) -> Run:
-    """Run a recipe to its end, in a process group of its own."""
-    command, environment = command_line(recipe, folder, flags, policy)
+def run_recipe(
+    recipe: str, folder: Path, flags: list[str], policy: str | None, *, limit: float = 900, **more: str
+) -> Run:
+    """Run a recipe to its end, in a process group of its own. ``more``: of its environment."""
+    command, environment = command_line(recipe, folder, flags, policy, **more)
     log = folder / "output.txt"
     with log.open("w") as out:
         ran = subprocess.run(

@@ -8,7 +8,7 @@ from pathlib import Path
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,!?"
 
 
-def tiny_model(folder: Path, seed: int = 0) -> Path:
+def tiny_model(folder: Path, seed: int = 0, intermediate_size: int = 144) -> Path:
     """Save model and tokenizer. Heads of 32 are the smallest of vLLM's CPU kernels; 144 leaves a ragged last block."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -25,7 +25,7 @@ def tiny_model(folder: Path, seed: int = 0) -> Path:
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=64, hidden_size=64, intermediate_size=144, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=64, hidden_size=64, intermediate_size=intermediate_size, num_hidden_layers=2, num_attention_heads=2,
         num_key_value_heads=1, max_position_embeddings=256, tie_word_embeddings=False, initializer_range=0.2,
         pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip

@@ -33,6 +33,14 @@ def started(tied_head: bool = False, inner: Provider | None = None) -> WeightsOn
     return provider
 
 
+def test_activations_that_the_engine_casts_by_itself_are_told() -> None:
+    provider = started()
+    provider.activations = {NAMES[0]: "MXFP8"}
+    assert str(provider.get_precision(NAMES[0], "rollout").forward) == "MXFP6/MXFP8"
+    assert str(provider.get_precision(NAMES[3], "rollout").forward) == "MXFP4/FP16"
+    assert provider.siblings(NAMES[1]) == tuple(NAMES[:3])
+
+
 @pytest.mark.parametrize("phase", ["rollout", "eval/rollout"])
 def test_the_policy_rolls_out_with_rounded_weights_and_unquantised_activations(phase: str) -> None:
     formats = started().get_precision("model.layers.1.self_attn.q_proj", phase)

@@ -30,3 +30,9 @@ def expected(trained: dict[str, torch.Tensor], module: str, formats: dict[str, s
     fmt = formats.get(module, "FP16")
     parts = [trained[f"{name}.weight"] for name in names]
     return torch.cat([part if fmt == "FP16" else rounded(part, fmt) for part in parts]).to(torch.bfloat16)
+
+
+def decoded(codes: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    """The weight of E4M3 codes (out, in) and E8M0 scales (out, in / 32), exact in float64."""
+    factors = np.exp2(scales.numpy().astype(np.float64) - 127)
+    return codes.double() * torch.from_numpy(np.repeat(factors, 32, axis=1))

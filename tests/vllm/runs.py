@@ -70,15 +70,15 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
-def train(folder: Path, model: Path, spec: dict[str, Any], *, limit: float = 600) -> Run:
-    """Run ``child.py`` to its end; a failure shows what it said."""
+def train(folder: Path, model: Path, spec: dict[str, Any], *, limit: float = 600, **more: str) -> Run:
+    """Run ``child.py`` to its end; a failure shows what it said. ``more``: of its environment."""
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(json.dumps({"model": str(model), "folder": str(folder), **spec}))
     log = folder / "output.txt"
     with log.open("w") as out:
         ran = subprocess.run(
             [sys.executable, str(HERE / "child.py"), str(folder / "spec.json")],
-            cwd=folder, env=environment(), stdout=out, stderr=subprocess.STDOUT, timeout=limit, check=False,
+            cwd=folder, env=environment(**more), stdout=out, stderr=subprocess.STDOUT, timeout=limit, check=False,
         )  # fmt: skip
     output = log.read_text(errors="replace")
     assert ran.returncode == 0, output[-6000:]
@@ -93,7 +93,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def server(folder: Path, model: Path, *flags: str, limit: float = 400) -> Iterator[str]:
+def server(folder: Path, model: Path, *flags: str, limit: float = 400, **more: str) -> Iterator[str]:
     """``trl vllm-serve`` on a loopback port; gives its address. What it holds after each update lies in ``folder``."""
     folder.mkdir(parents=True)
     port = free_port()
@@ -103,7 +103,7 @@ def server(folder: Path, model: Path, *flags: str, limit: float = 400) -> Iterat
     log = folder.with_suffix(".txt")
     with log.open("w") as out:
         process = subprocess.Popen(
-            command, cwd=folder, env=environment(MX_TEST_VLLM_WEIGHTS=str(folder)), stdout=out,
+            command, cwd=folder, env=environment(MX_TEST_VLLM_WEIGHTS=str(folder), **more), stdout=out,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds
+from mx_plugin.execution.held_weights import OwnFormat
 from mx_plugin.precision.fused import Rounding
+from mx_vllm.held import held_weights
 
 
 class Holding:
@@ -17,11 +18,19 @@ class Holding:
     """
 
     def __init__(self, model: Any) -> None:
-        from vllm.model_executor.layers.linear import LinearBase
-        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-
         self._model = model
-        self._held = HeldWeights(model, ModuleKinds(LinearBase, ParallelLMHead, VocabParallelEmbedding))
+        self._held = held_weights(model)
+
+    def own(self, names: Iterable[str]) -> dict[str, OwnFormat]:
+        """Layers, of these, that vLLM executes in an MX format of its own."""
+        layers = self._layers_by_name_in_vllm(list(names))
+        by_module = {module.name: module.siblings for module in self._held.layers}
+        return {
+            layers[sibling]: own
+            for module, own in self._held.own.items()
+            for sibling in by_module[module]
+            if sibling in layers
+        }
 
     def follow(self, rounding: Mapping[str, Rounding]) -> list[str]:
         """Hold vLLM to the layers' roundings from now on.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -11,13 +10,7 @@ from typing import Any
 from torch import nn
 
 from mx_plugin.errors import AdoptionError
-
-log = logging.getLogger(__name__)
-
-_LLAMA_LIKE: dict[str, list[str]] = {
-    "qkv_proj": ["q_proj", "k_proj", "v_proj"],
-    "gate_up_proj": ["gate_proj", "up_proj"],
-}
+from mx_vllm.fused import architectures_of, fused_by_architecture
 
 
 @dataclass(frozen=True)
@@ -71,26 +64,14 @@ def _unknown(trainer: Any, why: str) -> AdoptionError:
     )
 
 
-def fused_modules(place: Place, architectures: Sequence[str]) -> Mapping[str, Sequence[str]]:
+def fused_modules(place: Place, policy: nn.Module) -> Mapping[str, Sequence[str]]:
     """Which layers vLLM fuses: last name of its module -> last names of the layers that it holds.
 
-    Colocated, vLLM's model says it. A server's is known by its architecture, which this process's vLLM knows too; of
-    one that it does not know it is taken for granted that q, k, v and gate, up are fused: siblings that are not get at
-    most a wider format than was asked for, and config.json names them.
+    Colocated, vLLM's model says it; a server's is known by its architecture.
     """
     if place.llm is not None:
         return getattr(place.model, "packed_modules_mapping", None) or {}
-    for architecture in architectures:
-        try:
-            from vllm.model_executor.models import ModelRegistry
-
-            known = ModelRegistry.models.get(architecture)
-            if known is not None:
-                return getattr(known.load_model_cls(), "packed_modules_mapping", None) or {}
-        except Exception as error:  # its module may need a library that only the server has
-            log.info("vLLM's %s cannot be loaded here (%s: %s)", architecture, type(error).__name__, error)
-    log.info("which layers the vLLM server fuses is not known here: taken for %s", ", ".join(_LLAMA_LIKE))
-    return _LLAMA_LIKE
+    return fused_by_architecture(architectures_of(policy))
 
 
 def engine_of(place: Place) -> tuple[str, str | None]:
@@ -102,11 +83,3 @@ def engine_of(place: Place) -> tuple[str, str | None]:
         return "", None
     told = place.client.get_server_info()["model_config"]
     return str(told.get("dtype") or "").removeprefix("torch."), told.get("quantization")
-
-
-def has_tied_head(model: nn.Module) -> bool:
-    """Whether the output head's weight is the embedding's."""
-    ends = [getattr(model, name, None) for name in ("get_output_embeddings", "get_input_embeddings")]
-    modules = [end() if callable(end) else None for end in ends]
-    weights = [getattr(module, "weight", None) for module in modules]
-    return weights[0] is not None and weights[0] is weights[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -13,23 +13,30 @@ import torch
 from torch import nn
 
 from mx_plugin.errors import AdoptionError, UnhitLayersError
+from mx_plugin.execution.adoption import canonical_name
+from mx_plugin.execution.held_weights import OwnFormat
 from mx_plugin.execution.layer import AdoptedLayer
 from mx_plugin.execution.phases import OTHER, ROLLOUT, TRACKER
-from mx_plugin.formats.spec import FP16
+from mx_plugin.formats.spec import FP16, is_unquantised
 from mx_plugin.interfaces import Provider
 from mx_plugin.ledger import EnergyRow
 from mx_plugin.precision.fused import WEIGHTS_ONLY, Rounding, booked_format
 from mx_plugin.precision.weights_only import WeightsOnlyRollouts
+from mx_vllm.fused import has_tied_head
 
 from ..shadow import shadowed
 from .holding import Holding
-from .place import Place, engine_of, find_vllm, fused_modules, has_tied_head
+from .place import Place, engine_of, find_vllm, fused_modules
 from .sending import RoundedSending
 
 log = logging.getLogger(__name__)
 
 Tokens = list[list[int]]
 AfterRollout = Callable[[Tokens, Tokens], None]
+
+UNKNOWN = "unknown"
+SERVERS = {f"mxfp{bits}": OwnFormat(f"MXFP{bits}", UNKNOWN, "a kernel of the server's") for bits in (8, 4)}
+"""What vLLM's ``--quantization`` says -> what such a server executes; its kernel is not told."""
 
 _LOADED_STEP = "_last_loaded_step"
 """The step whose weights TRL believes vLLM to hold; -1 before the first sync."""
@@ -51,9 +58,8 @@ def vllm_rollouts(
     place = find_vllm(trainer)
     if place is None or policy is None:
         return None
-    architectures = getattr(getattr(policy, "config", None), "architectures", None) or [type(policy).__name__]
-    held = WeightsOnlyRollouts(provider, fused_modules(place, architectures), has_tied_head(policy))
-    return VLLMRollouts(place, held, on_unhit)
+    held = WeightsOnlyRollouts(provider, fused_modules(place, policy), has_tied_head(policy))
+    return VLLMRollouts(place, held, on_unhit, [canonical_name(name) for name, _ in policy.named_modules()])
 
 
 class VLLMRollouts:
@@ -63,9 +69,10 @@ class VLLMRollouts:
         place: where it is.
         provider: of the run, with the policy's rollouts as vLLM executes them.
         on_unhit: ``fail`` or ``warn``.
+        names: of the policy's modules.
     """
 
-    def __init__(self, place: Place, provider: WeightsOnlyRollouts, on_unhit: str) -> None:
+    def __init__(self, place: Place, provider: WeightsOnlyRollouts, on_unhit: str, names: Sequence[str]) -> None:
         self.place = place
         self.provider = provider
         self.dtype, self._quantised_by = engine_of(place)
@@ -74,6 +81,9 @@ class VLLMRollouts:
         self._layers: list[AdoptedLayer] = []
         self._sending = RoundedSending((), provider.roundings)
         self._holding = Holding(place.model) if place.mode == "colocate" else None
+        self._own = {} if self._holding is None else self._holding.own(names)
+        """Layer -> the MX format in which vLLM executes it by itself."""
+        provider.activations = {name: own.activations for name, own in self._own.items() if own.activations != UNKNOWN}
         self._tokens: dict[str, list[int]] = defaultdict(lambda: [0, 0])
         """Phase -> tokens that the trunk processed, and tokens that were sampled, since the last step."""
 
@@ -93,7 +103,7 @@ class VLLMRollouts:
         """
         self._layers = [layer for layer in layers if layer.role == "policy"]
         self._sending = RoundedSending(self._layers, self.provider.roundings)
-        self._refuse_quantised_server()
+        self._follow_quantising_server()
         self._check_names()
         place = self.place
         methods = {place.sync: self._synced(), place.generate: self._generated(after)}
@@ -160,11 +170,19 @@ class VLLMRollouts:
 
     # ------------------------------------------------------------------ nothing in silence
 
-    def _refuse_quantised_server(self) -> None:
-        if self._quantised_by and any(rounding.quantised for rounding in self.provider.roundings().values()):
+    def _follow_quantising_server(self) -> None:
+        """A server that was started with an MX format of vLLM's executes every layer but the head in it."""
+        asked = {name: rounding.format for name, rounding in self.provider.roundings().items()}
+        inner = [layer.name for layer in self._layers if not layer.is_lm_head]
+        wanted = sorted({asked[name] for name in inner})
+        own = SERVERS.get(self._quantised_by or "")
+        if own is not None and wanted == [own.format]:
+            self._own = dict.fromkeys(inner, own)
+        elif self._quantised_by and not all(map(is_unquantised, asked.values())):
             raise AdoptionError(
-                f"the vLLM server quantises weights by itself ({self._quantised_by}): rounded once more, they would "
-                "not be in the policy's rollout formats. Start it without --quantization, or leave rollouts unquantised"
+                f"the vLLM server quantises weights by itself ({self._quantised_by}), which is not what the policy's "
+                f"rollouts ask for ({', '.join(wanted)}). Start it without --quantization, or with mxfp8 or mxfp4 "
+                "under a policy that rolls out all layers but the head in that format"
             )
 
     def _check_names(self) -> None:
@@ -206,7 +224,8 @@ class VLLMRollouts:
     # ------------------------------------------------------------------ books
 
     def rows(self, step: int) -> list[EnergyRow]:
-        """What vLLM multiplied since the last call, from the tokens: rounded weights, unquantised activations.
+        """What vLLM multiplied since the last call, from the tokens: rounded weights and unquantised activations where
+        it does not execute a format of its own.
 
         A prompt counts once a completion, the head once a sampled token. Batching, attention and what sequences share
         (prefix caching) are not known here: bytes and joules are unknown.
@@ -223,7 +242,8 @@ class VLLMRollouts:
         for layer in self._layers:
             rounding = self._sending.rounding.get(layer.name, Rounding(FP16))
             count = sampled if layer.is_lm_head else processed
-            total[booked_format(rounding.format)] += count * layer.in_features * layer.out_features
+            own = self._own.get(layer.name)
+            total[booked_format(rounding.format, str(own or ""))] += count * layer.in_features * layer.out_features
         return total
 
     def describe(self) -> dict[str, Any]:
@@ -236,6 +256,7 @@ class VLLMRollouts:
             "synced": self._sending.syncs,
             "checked": "sent weights" if self._holding is None else "sent weights, and those that vLLM holds",
             **self.provider.by_module(),
+            "own": {name: f"{own} by {own.kernel}" for name, own in self._own.items()},
         }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.openrlhf.recipes import PPO, Run, run_recipe
+from tests.openrlhf.recipes import OWN_FORMATS, PPO, Run, run_recipe
 from tests.openrlhf.tiny import tiny_model, write_data
 
 
@@ -39,10 +39,13 @@ def _no_ray_is_left() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ppo(folder: Path, model: Path, data: dict[str, Path]) -> Callable[..., Run]:
-    """``ppo(policy, estimator)``: a finished train_ppo_ray, run at the first call; policy None is without MX."""
+    """``ppo(policy, estimator)``: a finished train_ppo_ray, run at the first call; policy None is without MX.
+
+    With a third argument, True, in a vLLM that has a kernel of its own for MXFP8.
+    """
 
     @cache
-    def finished(policy: str | None, estimator: str) -> Run:
+    def finished(policy: str | None, estimator: str, own_formats: bool = False) -> Run:
         flags = [*PPO.split(), "--actor.model_name_or_path", str(model), "--data.prompt_dataset", str(data["prompts"])]
         flags += ["--algo.advantage.estimator", estimator]
         if estimator == "gae":
@@ -51,7 +54,8 @@ def ppo(folder: Path, model: Path, data: dict[str, Path]) -> Callable[..., Run]:
             flags += ["--rollout.top_p", "0.000001"]
         else:
             flags += ["--reward.remote_url", str(data["reward"])]
-        return run_recipe("train_ppo_ray", folder / f"ppo_{policy}_{estimator}", flags, policy)
+        here = folder / "_".join(["ppo", str(policy), estimator, *["own"] * own_formats])
+        return run_recipe("train_ppo_ray", here, flags, policy, **(OWN_FORMATS if own_formats else {}))
 
     return finished
 

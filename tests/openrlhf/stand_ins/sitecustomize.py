@@ -86,8 +86,10 @@ def keep_weights(module: Any) -> None:
 
         report = original(self)
         number = len(os.listdir(folder))
-        weights = {name: held.weight.detach().clone() for name, held in self.mx_held.modules.items()}
-        torch.save({**report, "weights": weights}, os.path.join(folder, f"{number:04d}.pt"))
+        modules = self.mx_held.modules.items()
+        weights = {name: held.weight.detach().clone() for name, held in modules}
+        scales = {name: held.weight_scale.detach().clone() for name, held in modules if hasattr(held, "weight_scale")}
+        torch.save({**report, "weights": weights, "scales": scales}, os.path.join(folder, f"{number:04d}.pt"))
         return report
 
     if folder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 
@@ -15,6 +16,21 @@ def no_prepacking(module: Any) -> None:
 
 UNPACKED = {"vllm._custom_ops": no_onednn, "vllm.model_executor.layers.utils": no_prepacking}
 """Module -> patch: weights stay as they were loaded; packed for oneDNN they could not be written again."""
+
+
+def marlin_for_cpus(module: Any) -> None:
+    """A kernel that computes what Marlin does on a GPU, MXFP8 weights by unquantised activations, as vLLM emulates it.
+
+    All around it is vLLM's own: its quantisation when weights are loaded, and its layerwise reload.
+    """
+    from vllm.platforms.interface import PlatformEnum
+
+    kernel = type("MarlinMxfp8LinearKernel", (module.EmulationMxfp8LinearKernel,), {})
+    module.register_linear_kernel(kernel, PlatformEnum.CPU, "mxfp8")
+
+
+if os.environ.get("MX_TEST_VLLM_MARLIN"):
+    UNPACKED["vllm.model_executor.kernels.linear"] = marlin_for_cpus
 
 
 class StoreGroup:

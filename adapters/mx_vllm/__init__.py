@@ -1,0 +1,1 @@
+"""What both frameworks' adapters need to know of vLLM: its modules, and the MX formats that it executes by itself."""

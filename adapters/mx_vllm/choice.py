@@ -1,0 +1,104 @@
+"""Which modules vLLM shall execute in an MX format of its own: those whose rollout format is what its kernel does."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from mx_plugin.config import MXConfig
+from mx_plugin.execution.adoption import select
+from mx_plugin.execution.held_weights import OwnFormat
+from mx_plugin.formats.spec import FP16
+from mx_plugin.interfaces import LayerInfo, Provider
+from mx_plugin.plugins import layer_types
+from mx_plugin.precision.provider_choice import make_provider
+from mx_plugin.precision.weights_only import WeightsOnlyRollouts
+
+from .fused import architectures_of, fused_by_architecture, has_tied_head
+from .kernels import VLLM_NAMES, executed_here
+
+log = logging.getLogger(__name__)
+
+BLOCK = 32
+SCALE_RULE = "rceil"
+"""By which vLLM chooses a block's scale (vLLM 0.29: mxfp8_utils.py)."""
+
+
+@dataclass(frozen=True)
+class OwnChoice:
+    """vLLM executes ``layers``, of the plain model, in ``own``; the others' weights are rounded as ever."""
+
+    own: OwnFormat
+    layers: tuple[str, ...]
+
+    def engine_arguments(self) -> dict[str, Any]:
+        """What vLLM is started with: its online quantisation, which ignores all layers but these, and MoE experts."""
+        names = "|".join(map(re.escape, self.layers))
+        spec = {"linear": VLLM_NAMES[self.own.format], "ignore": [f"re:^(?!(?:{names})$)"]}
+        return {"quantization": "online", "quantization_config": spec}
+
+
+def own_choice(model: nn.Module, config: MXConfig) -> OwnChoice | None:
+    """What a vLLM of this model, about to be made on this process's device, shall execute by itself.
+
+    Args:
+        model: the policy; its weights are not read, so it may lie on the meta device.
+
+    Returns:
+        None where ``vllm_formats`` says no, or where vLLM has no kernel for what the policy's rollouts ask for.
+    """
+    executed = executed_here() if config.vllm_formats == "auto" else []
+    if not executed:
+        return None
+    layers, _ = select({"policy": model}, layer_types())
+    infos = [LayerInfo(x.name, x.role, x.in_features, x.out_features, x.is_lm_head) for x in layers]
+    fused = fused_by_architecture(architectures_of(model))
+    rollouts = WeightsOnlyRollouts(make_provider(config), fused, has_tied_head(model))
+    rollouts.start(infos)
+    choice = choose(rollouts, infos, executed)
+    if choice is not None:
+        log.info("vLLM executes %d layers in %s by its %s", len(choice.layers), choice.own, choice.own.kernel)
+    return choice
+
+
+def choose(
+    rollouts: WeightsOnlyRollouts, layers: Iterable[LayerInfo], executed: Iterable[OwnFormat]
+) -> OwnChoice | None:
+    """The one of vLLM's formats that executes most weights as the policy wants them; None where there is none.
+
+    vLLM has one format an engine. It is the policy's where it has the weights' format and scale rule, and its kernel
+    casts activations as the policy does or leaves them alone, as rounding does. A provider that may change its formats
+    during the run is left to rounding: vLLM's are fixed when it is made.
+
+    Args:
+        rollouts: started with ``layers``.
+        layers: of the policy.
+    """
+    if type(rollouts.inner).observe is not Provider.observe:
+        return None
+    by_name = {layer.name: layer for layer in layers}
+    found = []
+    for own in executed:
+        fitting = tuple(name for name, layer in by_name.items() if _fits(rollouts, layer, own))
+        weights = sum(by_name[name].in_features * by_name[name].out_features for name in fitting)
+        found.append((weights, OwnChoice(own, fitting)))
+    weights, best = max(found, key=lambda pair: pair[0], default=(0, None))
+    return best if weights else None
+
+
+def _fits(rollouts: WeightsOnlyRollouts, layer: LayerInfo, own: OwnFormat) -> bool:
+    rounding = rollouts.rounding(layer.name)
+    if (
+        layer.is_lm_head
+        or layer.in_features % BLOCK
+        or (rounding.format, rounding.scale_rule) != (own.format, SCALE_RULE)
+    ):
+        return False
+    siblings = rollouts.siblings(layer.name)
+    asked = {rollouts.inner.get_precision(name, "rollout").forward.pair.activations for name in siblings}
+    return own.activations == FP16 or asked == {own.activations}

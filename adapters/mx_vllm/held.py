@@ -1,0 +1,40 @@
+"""vLLM's model as :class:`HeldWeights` sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds
+
+from .kernels import executed_by
+
+BLOCK = 32
+PROBED_BLOCKS = 32
+"""Blocks of inputs that are read of a module in one look: 1,024 products a row of its weight."""
+
+
+def held_weights(model: Any) -> HeldWeights:
+    """The linear modules of vLLM's model in this process."""
+    from vllm.model_executor.layers.linear import LinearBase
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    return HeldWeights(model, ModuleKinds(LinearBase, ParallelLMHead, VocabParallelEmbedding, executed_by, products))
+
+
+def products(module: Any) -> Iterator[torch.Tensor]:
+    """Columns of the weight that a module multiplies by, (outputs, a multiple of 32), whatever form its kernel keeps.
+
+    They are its products with one-hot inputs, which MX formats hold exactly, and so are their sums with zeros. Of wide
+    modules some blocks of inputs are read, spread over all of them.
+    """
+    inputs = module.input_size_per_partition
+    device = next(module.parameters()).device
+    blocks = inputs // BLOCK
+    for block in range(0, blocks, max(1, -(-blocks // PROBED_BLOCKS))):
+        one_hot = torch.zeros(BLOCK, inputs, dtype=module.orig_dtype, device=device)
+        one_hot[:, block * BLOCK : (block + 1) * BLOCK].fill_diagonal_(1.0)
+        with torch.no_grad():
+            yield module.quant_method.apply(module, one_hot).T
