@@ -17,12 +17,19 @@ EXTENSION = "mx_openrlhf.vllm_worker.MXWorkerExtension"
 
 def own_format_arguments(path: str, config: MXConfig) -> dict[str, Any]:
     """What vLLM is started with, of the model at ``path``, to execute by itself what it can; {} if that is nothing."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path, trust_remote_code=True))
-    choice = own_choice(model, config)
+    choice = own_choice(lambda: _without_weights(path), config)
     return {} if choice is None else choice.engine_arguments()
+
+
+def _without_weights(path: str) -> torch.nn.Module:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=True)
+    # OpenRLHF's own distinction between models of text and those with images.
+    kind = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    with torch.device("meta"):
+        model: torch.nn.Module = kind.from_config(config, trust_remote_code=True)
+    return model
 
 
 def mx_rollout_actor(original: type[Any], spec: RunSpec) -> type[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,11 +43,11 @@ class OwnChoice:
         return {"quantization": "online", "quantization_config": spec}
 
 
-def own_choice(model: nn.Module, config: MXConfig) -> OwnChoice | None:
-    """What a vLLM of this model, about to be made on this process's device, shall execute by itself.
+def own_choice(policy: Callable[[], nn.Module], config: MXConfig) -> OwnChoice | None:
+    """What a vLLM that is about to be made on this process's device shall execute by itself.
 
     Args:
-        model: the policy; its weights are not read, so it may lie on the meta device.
+        policy: gives the plain model, if it is needed; weights are not read, so it may lie on the meta device.
 
     Returns:
         None where ``vllm_formats`` says no, or where vLLM has no kernel for what the policy's rollouts ask for.
@@ -55,6 +55,7 @@ def own_choice(model: nn.Module, config: MXConfig) -> OwnChoice | None:
     executed = executed_here() if config.vllm_formats == "auto" else []
     if not executed:
         return None
+    model = policy()
     layers, _ = select({"policy": model}, layer_types())
     infos = [LayerInfo(x.name, x.role, x.in_features, x.out_features, x.is_lm_head) for x in layers]
     fused = fused_by_architecture(architectures_of(model))

@@ -35,13 +35,14 @@ class LayerwiseReload:
 
     def end(self) -> None:
         """All weights have come. What did not come stays as it was."""
+        if not self.is_open:
+            return
         from vllm.config import set_current_vllm_config
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-        if self.is_open:
-            with set_current_vllm_config(self._runner.vllm_config):
-                finalize_layerwise_reload(self._runner.model, self._runner.model_config)
-            self.is_open = False
+        with set_current_vllm_config(self._runner.vllm_config):
+            finalize_layerwise_reload(self._runner.model, self._runner.model_config)
+        self.is_open = False
 
     def loading(self, load: Callable[..., Any]) -> Callable[..., Any]:
         """The model's ``load_weights``, of which each call belongs to a sync."""

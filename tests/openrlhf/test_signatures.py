@@ -35,6 +35,16 @@ def test_classes_and_parameters_are_those_that_the_adapter_follows(source: Sourc
                 assert found[method][: len(wanted)] == wanted, f"{module}.{cls}.{method}"
 
 
+def test_a_sync_says_which_weight_is_its_last(source: Source) -> None:
+    """Both ways of sending one; where vLLM quantises by itself, it waits for the last."""
+    told = [
+        ast.unparse(call)
+        for call in ast.walk(source.tree("openrlhf.trainer.ray.ppo_actor"))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("engine.update_weight")
+    ]
+    assert len(told) == 2 and all("empty_cache=count == num_params" in text for text in told)
+
+
 def test_every_class_that_is_replaced_is_checked_and_a_ray_actor(source: Source) -> None:
     for module, names in MODULES.items():
         assert set(names) <= set(EXPECTED[module])

@@ -118,8 +118,8 @@ class Model(nn.Module):
 
 def test_the_option_leaves_vllm_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "executed_here", lambda: [MARLIN])
-    assert own_choice(Model(), MXConfig(policy="C8")) == OwnChoice(MARLIN, ("o_proj",))
-    assert own_choice(Model(), MXConfig(policy="C8", vllm_formats="rounded")) is None
+    assert own_choice(Model, MXConfig(policy="C8")) == OwnChoice(MARLIN, ("o_proj",))
+    assert own_choice(Model, MXConfig(policy="C8", vllm_formats="rounded")) is None
     with pytest.raises(PolicyError, match="vllm_formats='own' is not a choice"):
         MXConfig(vllm_formats="own")
 

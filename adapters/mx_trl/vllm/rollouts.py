@@ -59,7 +59,7 @@ def vllm_rollouts(
     if place is None or policy is None:
         return None
     held = WeightsOnlyRollouts(provider, fused_modules(place, policy), has_tied_head(policy))
-    return VLLMRollouts(place, held, on_unhit, [canonical_name(name) for name, _ in policy.named_modules()])
+    return VLLMRollouts(place, held, on_unhit, [canonical_name(name) for name, _ in policy.named_modules() if name])
 
 
 class VLLMRollouts:

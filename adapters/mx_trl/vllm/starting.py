@@ -25,12 +25,12 @@ def start_with_own_formats(args: Any, model: nn.Module, config: MXConfig) -> Own
     Returns:
         what vLLM will execute by itself; None if nothing, or if it is not colocated.
     """
-    if not getattr(args, "use_vllm", False) or args.vllm_mode != "colocate":
+    if not getattr(args, "use_vllm", False) or getattr(args, "vllm_mode", None) != "colocate":
         return None
     if config.sensitivity_matrix and args.world_size > 1:
         log.info("vLLM's own MX formats are not used: the sensitivity matrix is read by the main rank, and only later")
         return None
-    choice = own_choice(model, config)
+    choice = own_choice(lambda: model, config)
     if choice is not None:
         _make_next_with(choice.engine_arguments(), str(getattr(model, "name_or_path", "")))
     return choice
@@ -47,6 +47,7 @@ def _make_next_with(arguments: dict[str, Any], name: str) -> None:
         if kwargs.get("model") != name or kwargs.get("quantization") is not None:
             return original(self, *args, **kwargs)
         LLM.__init__ = original
+        log.info("vLLM of %s is made with %s", name, arguments)
         original(self, *args, **{**kwargs, **arguments})
         reload_around_syncs(self)
         return None
