@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import AdoptionError
+from mx_plugin.execution.held_weights import rounded
 from mx_plugin.precision.fused import rollout_rounding
 from mx_plugin.precision.provider_choice import make_provider
-from mx_vllm.held import held_weights
+from mx_vllm.held import held_weights, names_in_vllm
 from mx_vllm.reload import LayerwiseReload
 
 
@@ -28,14 +30,17 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
         held = self.mx_held = held_weights(model)
         held.follow(rollout_rounding(make_provider(MXConfig(**config)), held.layers))
         self.mx_reload = LayerwiseReload(self.model_runner)
-        self.mx_syncs = 0
-        self._mx_round_all()
+        for name in held.modules:
+            held.round(name)
         load = model.load_weights
-        model.load_weights = self._mx_counted(self.mx_reload.loading(load) if held.own else self._mx_rounded(load))
-
-    def _mx_round_all(self) -> None:
-        for name in self.mx_held.modules:
-            self.mx_held.round(name)
+        if held.own:
+            model.load_weights = self._mx_counted(self.mx_reload.loading(self._mx_rounded_before(load)))
+            # vLLM has quantised what it loaded by a rule of its own, perhaps not the policy's.
+            self.model_runner.reload_weights()
+            self.mx_reload.end()
+        else:
+            model.load_weights = self._mx_counted(self._mx_rounded_after(load))
+        self.mx_syncs = 0
 
     def _mx_counted(self, load: Any) -> Any:
         def load_weights(*args: Any, **kwargs: Any) -> Any:
@@ -45,7 +50,7 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
 
         return load_weights
 
-    def _mx_rounded(self, load: Any) -> Any:
+    def _mx_rounded_after(self, load: Any) -> Any:
         """OpenRLHF's syncs go through ``load_weights``, which says what it wrote."""
         by_parameter = {f"{name}.weight": name for name in self.mx_held.modules}
 
@@ -63,6 +68,21 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
 
     # ------------------------------------------------------------------ where vLLM quantises by itself
 
+    def _mx_rounded_before(self, load: Any) -> Any:
+        """vLLM's codes of a weight on the grid lose nothing more, by whatever rule it chooses their scales."""
+        model, held = self.model_runner.model, self.mx_held
+        by_layer = {name: held.rounding[layer.name] for layer in held.layers for name in layer.siblings}
+
+        def on_grid(name: str, weight: torch.Tensor) -> torch.Tensor:
+            named = names_in_vllm(model, [name.removesuffix(".weight")] if name.endswith(".weight") else [])
+            found = [by_layer[layer] for layer in named if layer in by_layer]
+            return rounded(weight, found[0]) if found else weight
+
+        def load_weights(weights: Any, *args: Any, **kwargs: Any) -> Any:
+            return load(((name, on_grid(name, weight)) for name, weight in weights), *args, **kwargs)
+
+        return load_weights
+
     def update_weight(self, name: str, dtype: Any, shape: Any, empty_cache: bool = False) -> None:
         """As OpenRLHF's, which says by ``empty_cache`` that a weight is the last of its sync."""
         super().update_weight(name, dtype, shape, empty_cache)
@@ -76,9 +96,8 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
         self._mx_came(empty_cache)
 
     def _mx_came(self, last: bool) -> None:
-        if last and self.mx_reload.is_open:
+        if last:
             self.mx_reload.end()
-            self._mx_round_all()  # of the modules that it does not execute by itself
 
     def mx_report(self) -> dict[str, Any]:
         """Formats by module, how many weights were synced so far, and the modules whose weight is off its grid."""

@@ -25,8 +25,6 @@ from .kernels import VLLM_NAMES, executed_here
 log = logging.getLogger(__name__)
 
 BLOCK = 32
-SCALE_RULE = "rceil"
-"""By which vLLM chooses a block's scale (vLLM 0.29: mxfp8_utils.py)."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +70,10 @@ def choose(
 ) -> OwnChoice | None:
     """The one of vLLM's formats that executes most weights as the policy wants them; None where there is none.
 
-    vLLM has one format an engine. It is the policy's where it has the weights' format and scale rule, and its kernel
-    casts activations as the policy does or leaves them alone, as rounding does. A provider that may change its formats
-    during the run is left to rounding: vLLM's are fixed when it is made.
+    vLLM has one format an engine. It is the policy's where it is the weights', and its kernel casts activations as the
+    policy does or leaves them alone, as rounding does. By which rule vLLM chooses scales does not matter: what it is
+    sent lies on the grid already. A provider that may change its formats during the run is left to rounding: vLLM's are
+    fixed when it is made.
 
     Args:
         rollouts: started with ``layers``.
@@ -93,12 +92,7 @@ def choose(
 
 
 def _fits(rollouts: WeightsOnlyRollouts, layer: LayerInfo, own: OwnFormat) -> bool:
-    rounding = rollouts.rounding(layer.name)
-    if (
-        layer.is_lm_head
-        or layer.in_features % BLOCK
-        or (rounding.format, rounding.scale_rule) != (own.format, SCALE_RULE)
-    ):
+    if layer.is_lm_head or layer.in_features % BLOCK or rollouts.rounding(layer.name).format != own.format:
         return False
     siblings = rollouts.siblings(layer.name)
     asked = {rollouts.inner.get_precision(name, "rollout").forward.pair.activations for name in siblings}

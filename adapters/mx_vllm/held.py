@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -22,6 +22,16 @@ def held_weights(model: Any) -> HeldWeights:
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
     return HeldWeights(model, ModuleKinds(LinearBase, ParallelLMHead, VocabParallelEmbedding, executed_by, products))
+
+
+def names_in_vllm(model: Any, names: Iterable[str]) -> dict[str, str]:
+    """vLLM's name of a layer -> its name in the plain model; they differ in some models, in those with images say."""
+    mapper = getattr(model, "hf_to_vllm_mapper", None)
+    if mapper is None:
+        return {name: name for name in names}
+    renames = mapper.get_rename_mapper() if hasattr(mapper, "get_rename_mapper") else mapper
+    renamed: dict[str, str] = renames.apply_dict({f"{name}.weight": name for name in names})
+    return {name.removesuffix(".weight"): layer for name, layer in renamed.items()}
 
 
 def products(module: Any) -> Iterator[torch.Tensor]:

@@ -85,10 +85,9 @@ def test_of_two_formats_the_one_of_most_weights_is_taken() -> None:
         {"defaults": {"rollout": "FP16", "reward": "FP16", "gradient": "FP16"}},
         {"defaults": {"rollout": "MXFP6", "reward": "FP16", "gradient": "FP16"}},
         {"defaults": {"rollout": "MXFP8_E5M2", "reward": "FP16", "gradient": "FP16"}},
-        {"scale_rule": "floor"},
         {"provider": Adaptive},
     ],
-    ids=["unquantised", "MXFP6", "E5M2", "floor", "adaptive"],
+    ids=["unquantised", "MXFP6", "E5M2", "adaptive"],
 )
 def test_what_vllm_does_not_do_is_left_to_rounding(policy: dict[str, Any]) -> None:
     assert chosen(MARLIN, FOUR, **policy) is None

@@ -7,7 +7,7 @@ from typing import Any
 
 from mx_plugin.execution.held_weights import OwnFormat
 from mx_plugin.precision.fused import Rounding
-from mx_vllm.held import held_weights
+from mx_vllm.held import held_weights, names_in_vllm
 
 
 class Holding:
@@ -23,7 +23,7 @@ class Holding:
 
     def own(self, names: Iterable[str]) -> dict[str, OwnFormat]:
         """Layers, of these, that vLLM executes in an MX format of its own."""
-        layers = self._layers_by_name_in_vllm(list(names))
+        layers = names_in_vllm(self._model, names)
         by_module = {module.name: module.siblings for module in self._held.layers}
         return {
             layers[sibling]: own
@@ -41,7 +41,7 @@ class Holding:
         Raises:
             AdoptionError: it holds a weight in a form that cannot be looked at (packed, or quantised by itself).
         """
-        layers = self._layers_by_name_in_vllm(list(rounding))
+        layers = names_in_vllm(self._model, rounding)
         by_module = {
             module.name: rounding[layers[module.siblings[0]]]
             for module in self._held.layers
@@ -50,15 +50,6 @@ class Holding:
         self._held.follow(by_module)
         found = {layers[name] for module in self._held.layers if module.name in by_module for name in module.siblings}
         return [name for name, asked in rounding.items() if asked.quantised and name not in found]
-
-    def _layers_by_name_in_vllm(self, names: list[str]) -> dict[str, str]:
-        """vLLM renames the layers of some models, of those with images say."""
-        mapper = getattr(self._model, "hf_to_vllm_mapper", None)
-        if mapper is None:
-            return {name: name for name in names}
-        renames = mapper.get_rename_mapper() if hasattr(mapper, "get_rename_mapper") else mapper
-        renamed: dict[str, str] = renames.apply_dict({f"{name}.weight": name for name in names})
-        return {name.removesuffix(".weight"): layer for name, layer in renamed.items()}
 
     def off_grid(self) -> list[str]:
         """vLLM's modules whose weight is not on the grid."""

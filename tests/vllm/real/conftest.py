@@ -25,6 +25,7 @@ rules:
 OWN = """
 version: 1
 name: own
+scale_rule: floor
 defaults: {rollout: MXFP8, reward: FP16, gradient: FP16}
 lm_head: {rollout: MXFP8}
 rules:
