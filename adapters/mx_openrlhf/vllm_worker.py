@@ -33,14 +33,15 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
         for name in held.modules:
             held.round(name)
         load = model.load_weights
+        self.mx_syncs = 0
         if held.own:
             model.load_weights = self._mx_counted(self.mx_reload.loading(self._mx_rounded_before(load)))
             # vLLM has quantised what it loaded by a rule of its own, perhaps not the policy's.
             self.model_runner.reload_weights()
             self.mx_reload.end()
+            self.mx_syncs = 0
         else:
             model.load_weights = self._mx_counted(self._mx_rounded_after(load))
-        self.mx_syncs = 0
 
     def _mx_counted(self, load: Any) -> Any:
         def load_weights(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A weight on the grid that is quantised once more, by another scale rule: what an engine's own quantiser does to it."""
+"""A weight on the grid, quantised once more by another scale rule: what an engine's own quantiser does to it."""
 
 from __future__ import annotations
 
