@@ -16,7 +16,7 @@ from mx_plugin.formats.spec import FP16, is_unquantised
 from mx_plugin.ledger import EnergyRow, Ledger, RunFolder, closing_table
 from mx_plugin.ledger.folder import EXTRA_METRICS
 from mx_plugin.ledger.rows import ALL
-from mx_plugin.precision.fused import WEIGHTS_ONLY, booked_format, weights_only
+from mx_plugin.precision.fused import BY_ENGINE, WEIGHTS_ONLY, booked_format, weights_only
 from mx_plugin.precision.provider_choice import make_provider
 
 from .process import merged_rows
@@ -128,8 +128,8 @@ class Gathering:
         for number, report in enumerate(reports):
             if report["off_grid"]:
                 raise UnhitLayersError(
-                    f"vLLM worker {number} holds weights off the grid of their rollout format after sync "
-                    f"{report['synced']}: {', '.join(report['off_grid'][:5])}"
+                    f"vLLM worker {number} holds weights off the grid of their rollout format, or not those sent, "
+                    f"after sync {report['synced']}: {', '.join(report['off_grid'][:5])}"
                 )
         if reports:
             kept = ("formats", "projected", "siblings", "own", "synced")
@@ -239,7 +239,8 @@ def config_record(
     lists = {
         name: [item for described in actors.values() for item in described[name]] for name in ("left_out", "unbooked")
     }
-    vllm = {"engine": "vllm", "execution": WEIGHTS_ONLY, **rollout} if rollout else {}
+    execution = f"{WEIGHTS_ONLY}, {BY_ENGINE}" if rollout.get("own") else WEIGHTS_ONLY
+    vllm = {"engine": "vllm", "execution": execution, **rollout} if rollout else {}
     _rollouts_as_executed(tables["formats"], rollout)
     return {
         "mx": spec.config.to_dict(),

@@ -26,7 +26,7 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
             PolicyError: the policy does not fit the model's layers.
             AdoptionError: vLLM holds weights in a form that cannot be rounded in place.
         """
-        model = self.model_runner.model
+        model = self.model_runner.get_model()  # its ``model`` may be a wrapper of graphs
         held = self.mx_held = held_weights(model)
         held.follow(rollout_rounding(make_provider(MXConfig(**config)), held.layers))
         self.mx_reload = LayerwiseReload(self.model_runner)
@@ -35,13 +35,18 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
         load = model.load_weights
         self.mx_syncs = 0
         if held.own:
-            model.load_weights = self._mx_counted(self.mx_reload.loading(self._mx_rounded_before(load)))
-            # vLLM has quantised what it loaded by a rule of its own, perhaps not the policy's.
-            self.model_runner.reload_weights()
-            self.mx_reload.end()
-            self.mx_syncs = 0
+            model.load_weights = self._mx_counted(self._mx_rounded_before(self.mx_reload.loading(load)))
+            self._mx_load_again()
         else:
             model.load_weights = self._mx_counted(self._mx_rounded_after(load))
+
+    def _mx_load_again(self) -> None:
+        """vLLM has quantised what it loaded by a rule of its own, perhaps not the policy's."""
+        self.reload_weights()
+        self.mx_reload.end()
+        if not self.mx_syncs:
+            raise AdoptionError("vLLM's reload_weights did not go through its model's load_weights: not supported")
+        self.mx_syncs = 0
 
     def _mx_counted(self, load: Any) -> Any:
         def load_weights(*args: Any, **kwargs: Any) -> Any:
@@ -58,7 +63,7 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
         def load_weights(weights: Any, *args: Any, **kwargs: Any) -> Any:
             loaded = load(weights, *args, **kwargs)
             if loaded is None:
-                model = type(self.model_runner.model).__name__
+                model = type(self.mx_reload.model).__name__
                 raise AdoptionError(f"{model}.load_weights does not say what it loaded: not supported")
             for parameter in loaded:
                 if parameter in by_parameter:
@@ -71,7 +76,7 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
 
     def _mx_rounded_before(self, load: Any) -> Any:
         """vLLM's codes of a weight on the grid lose nothing more, by whatever rule it chooses their scales."""
-        model, held = self.model_runner.model, self.mx_held
+        model, held = self.mx_reload.model, self.mx_held
         by_layer = {name: held.rounding[layer.name] for layer in held.layers for name in layer.siblings}
 
         def on_grid(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -104,4 +109,5 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
         """Formats by module, how many weights were synced so far, and the modules whose weight is off its grid."""
         if self.mx_reload.is_open:
             raise AdoptionError("OpenRLHF did not say which weight was the last of its sync: vLLM still waits for more")
-        return {**self.mx_held.describe(), "synced": self.mx_syncs, "off_grid": self.mx_held.off_grid()}
+        wrong = self.mx_held.off_grid() + self.mx_reload.differing
+        return {**self.mx_held.describe(), "synced": self.mx_syncs, "off_grid": wrong}

@@ -108,6 +108,7 @@ class Session:
             self._stack.enter_context(rollout_phase(policy, self._generated))
         if self.vllm is not None:
             self.vllm.dtype = self.ranks.agreed("the dtype of vLLM", self.vllm.dtype)
+            self.vllm.quantised_by = self.ranks.agreed("the quantisation of vLLM's server", self.vllm.quantised_by)
             self._stack.enter_context(self.vllm.followed(trainer, self.engine.layers, self._rolled_out))
         self.books.ledger.start(OTHER)
 

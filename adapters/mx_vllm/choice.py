@@ -5,40 +5,55 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from mx_plugin.config import MXConfig
 from mx_plugin.execution.adoption import select
-from mx_plugin.execution.held_weights import OwnFormat
+from mx_plugin.execution.held_weights import HeldWeights, OwnFormat
 from mx_plugin.formats.spec import FP16
 from mx_plugin.interfaces import LayerInfo, Provider
 from mx_plugin.plugins import layer_types
 from mx_plugin.precision.provider_choice import make_provider
 from mx_plugin.precision.weights_only import WeightsOnlyRollouts
 
-from .fused import architectures_of, fused_by_architecture, has_tied_head
+from .fused import architectures_of, class_in_vllm, fused_by_architecture, has_tied_head
+from .held import BLOCK, names_in_vllm
 from .kernels import VLLM_NAMES, executed_here
 
 log = logging.getLogger(__name__)
 
-BLOCK = 32
+ACTIVATION_RULES = {"MXFP8": "rceil"}
+"""Format -> the scale rule by which vLLM's kernels cast activations to it; that of MXFP4's is not known."""
+
+SMALLEST_CAST = 128
+"""Inputs and outputs that vLLM 0.29's kernels which cast activations ask for (kernels/linear/mxfp8/flashinfer.py)."""
 
 
 @dataclass(frozen=True)
 class OwnChoice:
-    """vLLM executes ``layers``, of the plain model, in ``own``; the others' weights are rounded as ever."""
+    """vLLM executes ``layers``, by its own names of them, in ``own``; the others' weights are rounded as ever."""
 
     own: OwnFormat
     layers: tuple[str, ...]
 
     def engine_arguments(self) -> dict[str, Any]:
         """What vLLM is started with: its online quantisation, which ignores all layers but these, and MoE experts."""
-        names = "|".join(map(re.escape, self.layers))
+        names = "|".join(map(re.escape, self.layers))  # vLLM has no list of layers to quantise
         spec = {"linear": VLLM_NAMES[self.own.format], "ignore": [f"re:^(?!(?:{names})$)"]}
         return {"quantization": "online", "quantization_config": spec}
+
+    def warn_of_others(self, held: HeldWeights) -> None:
+        """Compare with what a vLLM that was made so executes; the books tell of the latter."""
+        executed = {part for layer in held.layers if layer.name in held.own for part in layer.siblings}
+        for told, names in (
+            ("does not execute", sorted(set(self.layers) - executed)),
+            ("executes too", sorted(executed - set(self.layers))),
+        ):
+            if names:
+                log.warning("vLLM %s %d layers in %s: %s", told, len(names), self.own, ", ".join(names[:5]))
 
 
 def own_choice(policy: Callable[[], nn.Module], config: MXConfig) -> OwnChoice | None:
@@ -55,14 +70,15 @@ def own_choice(policy: Callable[[], nn.Module], config: MXConfig) -> OwnChoice |
         return None
     model = policy()
     layers, _ = select({"policy": model}, layer_types())
-    infos = [LayerInfo(x.name, x.role, x.in_features, x.out_features, x.is_lm_head) for x in layers]
-    fused = fused_by_architecture(architectures_of(model))
-    rollouts = WeightsOnlyRollouts(make_provider(config), fused, has_tied_head(model))
-    rollouts.start(infos)
-    choice = choose(rollouts, infos, executed)
-    if choice is not None:
-        log.info("vLLM executes %d layers in %s by its %s", len(choice.layers), choice.own, choice.own.kernel)
-    return choice
+    architectures = architectures_of(model)
+    rollouts = WeightsOnlyRollouts(make_provider(config), fused_by_architecture(architectures), has_tied_head(model))
+    rollouts.start([layer.info for layer in layers])
+    # A transposed weight would be sent with its blocks along outputs.
+    choice = choose(rollouts, [layer.info for layer in layers if not layer.layer_type.transposed], executed)
+    if choice is None:
+        return None
+    log.info("vLLM shall execute %d layers in %s by its %s", len(choice.layers), choice.own, choice.own.kernel)
+    return replace(choice, layers=tuple(names_in_vllm(class_in_vllm(architectures), choice.layers)))
 
 
 def choose(
@@ -71,9 +87,9 @@ def choose(
     """The one of vLLM's formats that executes most weights as the policy wants them; None where there is none.
 
     vLLM has one format an engine. It is the policy's where it is the weights', and its kernel casts activations as the
-    policy does or leaves them alone, as rounding does. By which rule vLLM chooses scales does not matter: what it is
-    sent lies on the grid already. A provider that may change its formats during the run is left to rounding: vLLM's are
-    fixed when it is made.
+    policy does or leaves them alone, as rounding does. By which rule vLLM chooses scales of weights does not matter:
+    what it is sent lies on the grid already. A provider that may change its formats during the run is left to
+    rounding, for vLLM's are fixed when it is made.
 
     Args:
         rollouts: started with ``layers``.
@@ -94,6 +110,10 @@ def choose(
 def _fits(rollouts: WeightsOnlyRollouts, layer: LayerInfo, own: OwnFormat) -> bool:
     if layer.is_lm_head or layer.in_features % BLOCK or rollouts.rounding(layer.name).format != own.format:
         return False
+    if own.activations == FP16:
+        return True
     siblings = rollouts.siblings(layer.name)
-    asked = {rollouts.inner.get_precision(name, "rollout").forward.pair.activations for name in siblings}
-    return own.activations == FP16 or asked == {own.activations}
+    asked = {rollouts.inner.get_precision(name, "rollout").forward for name in siblings}
+    cast = {(x.pair.activations, x.scale_rule, x.rounding, x.hadamard) for x in asked}
+    same = cast == {(own.activations, ACTIVATION_RULES.get(own.activations), "nearest", False)}
+    return same and min(layer.in_features, layer.out_features) >= SMALLEST_CAST

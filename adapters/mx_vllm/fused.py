@@ -20,21 +20,30 @@ def architectures_of(policy: nn.Module) -> Sequence[str]:
     return getattr(getattr(policy, "config", None), "architectures", None) or [type(policy).__name__]
 
 
-def fused_by_architecture(architectures: Sequence[str]) -> Mapping[str, Sequence[str]]:
-    """As this process's vLLM fuses the layers of such a model.
-
-    Of one that it does not know it is taken for granted that q, k, v and gate, up are fused: siblings that are not get
-    at most a wider format than was asked for, and config.json names them.
-    """
+def class_in_vllm(architectures: Sequence[str]) -> type[nn.Module] | None:
+    """This process's vLLM's class of such a model; None where it has none or cannot load it."""
     for architecture in architectures:
         try:
             from vllm.model_executor.models import ModelRegistry
 
             known = ModelRegistry.models.get(architecture)
             if known is not None:
-                return getattr(known.load_model_cls(), "packed_modules_mapping", None) or {}
+                found: type[nn.Module] = known.load_model_cls()
+                return found
         except Exception as error:  # its module may need a library that only the server has
             log.info("vLLM's %s cannot be loaded here (%s: %s)", architecture, type(error).__name__, error)
+    return None
+
+
+def fused_by_architecture(architectures: Sequence[str]) -> Mapping[str, Sequence[str]]:
+    """As this process's vLLM fuses the layers of such a model.
+
+    Of one that it does not know it is taken for granted that q, k, v and gate, up are fused: siblings that are not get
+    at most a wider format than was asked for, and config.json names them.
+    """
+    found = class_in_vllm(architectures)
+    if found is not None:
+        return getattr(found, "packed_modules_mapping", None) or {}
     log.info("which layers vLLM fuses is not known here: taken for %s", ", ".join(_LLAMA_LIKE))
     return _LLAMA_LIKE
 

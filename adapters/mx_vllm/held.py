@@ -40,11 +40,16 @@ def products(module: Any) -> Iterator[torch.Tensor]:
     They are its products with one-hot inputs, which MX formats hold exactly, and so are their sums with zeros. Of wide
     modules some blocks of inputs are read, spread over all of them.
     """
-    inputs = module.input_size_per_partition
-    device = next(module.parameters()).device
-    blocks = inputs // BLOCK
+    blocks = module.input_size_per_partition // BLOCK
     for block in range(0, blocks, max(1, -(-blocks // PROBED_BLOCKS))):
-        one_hot = torch.zeros(BLOCK, inputs, dtype=module.orig_dtype, device=device)
-        one_hot[:, block * BLOCK : (block + 1) * BLOCK].fill_diagonal_(1.0)
-        with torch.no_grad():
-            yield module.quant_method.apply(module, one_hot).T
+        yield columns(module, block)
+
+
+def columns(module: Any, block: int) -> torch.Tensor:
+    """One block of the columns of the weight that a module multiplies by, (outputs, 32)."""
+    inputs, device = module.input_size_per_partition, next(module.parameters()).device
+    one_hot = torch.zeros(BLOCK, inputs, dtype=module.orig_dtype, device=device)
+    one_hot[:, block * BLOCK : (block + 1) * BLOCK].fill_diagonal_(1.0)
+    with torch.no_grad():
+        found: torch.Tensor = module.quant_method.apply(module, one_hot).T
+    return found

@@ -106,7 +106,7 @@ def keep(result: Path, made_from: str, value: Any) -> None:
 
 def synthesise(design: Design, top: str, netlist: Path) -> dict[str, int]:
     """Write the netlist of ``top``; return how many cells of each type it has."""
-    made_from = digest(top, design.parameters, version("pyosys"), *sources(design))
+    made_from = digest("a fresh process", top, design.parameters, version("pyosys"), *sources(design))
     result = netlist.with_suffix(".cells.json")
     cells: dict[str, int] | None = kept(result, made_from) if netlist.exists() else None
     if cells is None:
@@ -277,7 +277,7 @@ def main() -> int:
     report: dict[str, Any] = {}
     if arguments.report and arguments.report.exists():
         report = json.loads(arguments.report.read_text())
-    committed = json.loads(REPORT.read_text())
+    committed = {} if arguments.report else json.loads(REPORT.read_text())
     faults: list[str] = []
     for name in arguments.designs:
         part: dict[str, Any] = {}

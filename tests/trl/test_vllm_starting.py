@@ -16,6 +16,7 @@ from trl.experimental.online_dpo import OnlineDPOTrainer
 from mx_plugin.config import MXConfig
 from mx_plugin.execution.held_weights import OwnFormat
 from mx_trl import MXCallback
+from mx_trl.vllm import starting
 from mx_trl.vllm.starting import start_with_own_formats
 from mx_vllm import choice
 
@@ -32,19 +33,16 @@ class Policy(nn.Module):
 
 
 class LLM:
-    """What is kept of an engine: its arguments; and a model that weights are loaded into."""
+    """What is kept of an engine: its arguments, and whether its syncs are bracketed."""
 
     def __init__(self, **arguments: Any) -> None:
         self.arguments = arguments
-        self.model = SimpleNamespace(load_weights=list)
-        runner = SimpleNamespace(model=self.model)
-        executor = SimpleNamespace(driver_worker=SimpleNamespace(model_runner=runner))
-        self.llm_engine = SimpleNamespace(model_executor=executor)
+        self.reloads = False
 
-    def generate(self) -> str:
-        return "generated"
 
-    chat = reset_prefix_cache = generate
+def bracketed(llm: LLM) -> Any:
+    llm.reloads = True
+    return SimpleNamespace(model=None)
 
 
 @pytest.fixture
@@ -54,6 +52,8 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     module = ModuleType("vllm")
     module.LLM = cls  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setattr(starting, "reload_around_syncs", bracketed)
+    monkeypatch.setattr(starting, "held_weights", lambda _: SimpleNamespace(layers=[], own={}))
     monkeypatch.setattr(choice, "executed_here", lambda: [OwnFormat("MXFP8", "FP16", "MarlinMxfp8LinearKernel")])
     return cls
 
@@ -66,7 +66,22 @@ def test_the_trainers_vllm_is_made_with_the_format_and_later_ones_are_not(engine
     second = engines(model="somewhere/policy")
     assert "quantization" not in other.arguments and second.arguments == {"model": "somewhere/policy"}
     assert first.arguments["quantization"] == "online"
-    assert first.model.load_weights is not list and first.generate() == "generated"
+    assert [x.reloads for x in (other, first, second)] == [False, True, False]
+    assert engines.__init__ is LLM.__init__
+
+
+def test_layers_that_vllm_does_not_execute_after_all_are_told(
+    engines: type[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    start_with_own_formats(COLOCATED, Policy(), C8)
+    engines(model="somewhere/policy")
+    assert "vLLM does not execute 1 layers in MXFP8/FP16: o_proj" in caplog.text
+
+
+def test_an_engine_that_was_never_made_leaves_nothing_behind(engines: type[Any]) -> None:
+    """The trainer's constructor raised; the next trainer rolls out unquantised."""
+    start_with_own_formats(COLOCATED, Policy(), C8)
+    start_with_own_formats(COLOCATED, Policy(), MXConfig(policy="A"))
     assert engines.__init__ is LLM.__init__
 
 
@@ -75,6 +90,7 @@ def test_a_quantisation_of_the_trainers_own_is_left_to_it(engines: type[Any]) ->
     start_with_own_formats(COLOCATED, Policy(), C8)
     made = engines(model="somewhere/policy", quantization="bitsandbytes")
     assert made.arguments["quantization"] == "bitsandbytes" and "quantization_config" not in made.arguments
+    assert engines.__init__ is LLM.__init__ and not made.reloads
 
 
 @pytest.mark.parametrize(

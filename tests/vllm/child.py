@@ -98,6 +98,36 @@ def watch(trainer: Any, llm: Any, folder: Path) -> None:
     llm.generate = generate
 
 
+def broken_sync(trainer: Any, model: Any) -> list[str]:
+    """vLLM's parameters that a sync which breaks off after the first part of a fused module has changed."""
+    before = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
+    plain = merged(trainer.accelerator.unwrap_model(trainer.model))
+
+    def weights() -> Any:
+        for name, tensor in plain.items():
+            yield name, torch.zeros_like(tensor)
+            if "q_proj" in name:
+                raise ConnectionError("unplugged")
+
+    try:
+        model.load_weights(weights())
+    except ConnectionError:
+        after = dict(model.named_parameters())
+        return [name for name, tensor in before.items() if not torch.equal(tensor.float(), after[name].float())]
+    raise AssertionError("the sync did not break off")
+
+
+def reported(trainer: Any, llm: Any, model: Any) -> list[list[str]]:
+    """What the reload says of a whole sync, and of one without the k_proj of the first layer."""
+    plain = merged(trainer.accelerator.unwrap_model(trainer.model))
+    told = []
+    for left_out in ("nothing", "layers.0.self_attn.k_proj"):
+        model.load_weights([(name, tensor.bfloat16()) for name, tensor in plain.items() if left_out not in name])
+        llm.reset_prefix_cache()
+        told.append(llm.mx_reload.differing)
+    return told
+
+
 def main(path: str) -> None:
     spec = json.loads(Path(path).read_text())
     folder = Path(spec["folder"])
@@ -127,6 +157,9 @@ def main(path: str) -> None:
         "load_weights_restored": model is None or "load_weights" not in model.__dict__,
         "run_dir": str(callbacks[0].run_dir) if callbacks else "",
     }
+    if spec.get("broken_sync"):
+        result["changed"] = broken_sync(trainer, model)
+        result["differing"] = reported(trainer, colocated, model)
     (folder / "result.json").write_text(json.dumps(result))
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from mx_plugin.config import MXConfig
 from mx_plugin.errors import PolicyError
@@ -28,9 +30,9 @@ FOUR_MARLIN = OwnFormat("MXFP4", "FP16", "MarlinMxFp4LinearKernel")
 PACKED = {"qkv_proj": ["q_proj", "k_proj", "v_proj"]}
 ATTENTION = [f"layers.0.{x}_proj" for x in "qkvo"]
 LAYERS = [
-    *(LayerInfo(name, "policy", 64, 64) for name in ATTENTION),
-    LayerInfo("layers.0.down_proj", "policy", 144, 64),
-    LayerInfo("lm_head", "policy", 64, 128, is_lm_head=True),
+    *(LayerInfo(name, "policy", 128, 128) for name in ATTENTION),
+    LayerInfo("layers.0.down_proj", "policy", 144, 128),
+    LayerInfo("lm_head", "policy", 128, 256, is_lm_head=True),
 ]
 
 
@@ -39,9 +41,15 @@ class Adaptive(PolicyProvider):
         return False
 
 
+PLAIN: dict[str, Any] = {
+    "version": 1,
+    "name": "mine",
+    "defaults": {"rollout": "MXFP8", "reward": "FP16", "gradient": "FP16"},
+}
+
+
 def chosen(*executed: OwnFormat, provider: type[PolicyProvider] = PolicyProvider, **policy: Any) -> OwnChoice | None:
-    plain = {"version": 1, "name": "mine", "defaults": {"rollout": "MXFP8", "reward": "FP16", "gradient": "FP16"}}
-    inner: Provider = provider(PrecisionPolicy.from_dict(plain | policy))
+    inner: Provider = provider(PrecisionPolicy.from_dict(PLAIN | policy))
     rollouts = WeightsOnlyRollouts(inner, PACKED)
     rollouts.start(LAYERS)
     return choose(rollouts, LAYERS, executed)
@@ -61,6 +69,17 @@ def test_a_kernel_that_casts_activations_must_cast_them_as_the_policy_does(own: 
     """One that leaves them alone computes what rounded weights do."""
     assert (chosen(own, **rule("*", "MXFP8/MXFP6")) is not None) == fits
     assert chosen(own, **rule("*", "MXFP8/MXFP8")) is not None
+
+
+def test_a_kernel_that_casts_activations_by_another_rule_or_to_shapes_it_does_not_take_is_not_used() -> None:
+    assert chosen(BLACKWELL, scale_rule="floor") is None and chosen(MARLIN, scale_rule="floor") is not None
+    four = {"defaults": {"rollout": "MXFP4/MXFP4", "reward": "FP16", "gradient": "FP16"}}
+    assert chosen(FOUR, **four) is None, "by which rule it casts is not known"
+    assert chosen(FOUR_MARLIN, **four) is not None
+    narrow = [LayerInfo("o_proj", "policy", 96, 128)]
+    rollouts = WeightsOnlyRollouts(PolicyProvider(PrecisionPolicy.from_dict(PLAIN)), {})
+    rollouts.start(narrow)
+    assert choose(rollouts, narrow, [BLACKWELL]) is None and choose(rollouts, narrow, [MARLIN]) is not None
 
 
 def test_fused_layers_are_executed_together_or_not_at_all() -> None:
@@ -113,6 +132,8 @@ class Model(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.o_proj = nn.Linear(64, 64)
+        self.c_proj = Conv1D(64, 64)
+        """Its weight is transposed: blocks of what is sent would run along outputs."""
 
 
 def test_the_option_leaves_vllm_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +142,23 @@ def test_the_option_leaves_vllm_as_it_is(monkeypatch: pytest.MonkeyPatch) -> Non
     assert own_choice(Model, MXConfig(policy="C8", vllm_formats="rounded")) is None
     with pytest.raises(PolicyError, match="vllm_formats='own' is not a choice"):
         MXConfig(vllm_formats="own")
+
+
+class Renamed:
+    """vLLM's class of a model with images."""
+
+    @staticmethod
+    def apply_dict(values: dict[str, Any]) -> dict[str, Any]:
+        return {f"language_model.{name}": value for name, value in values.items()}
+
+    hf_to_vllm_mapper = SimpleNamespace(apply_dict=apply_dict)
+
+
+def test_layers_are_named_to_vllm_as_it_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "executed_here", lambda: [MARLIN])
+    monkeypatch.setattr(room, "class_in_vllm", lambda _: Renamed)
+    found = own_choice(Model, MXConfig(policy="C8"))
+    assert found is not None and found.layers == ("language_model.o_proj",)
 
 
 def test_every_kernel_is_one_of_a_format_that_vllm_is_asked_for() -> None:

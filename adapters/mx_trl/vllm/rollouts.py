@@ -20,7 +20,7 @@ from mx_plugin.execution.phases import OTHER, ROLLOUT, TRACKER
 from mx_plugin.formats.spec import FP16, is_unquantised
 from mx_plugin.interfaces import Provider
 from mx_plugin.ledger import EnergyRow
-from mx_plugin.precision.fused import WEIGHTS_ONLY, Rounding, booked_format
+from mx_plugin.precision.fused import BY_ENGINE, WEIGHTS_ONLY, Rounding, booked_format
 from mx_plugin.precision.weights_only import WeightsOnlyRollouts
 from mx_vllm.fused import has_tied_head
 
@@ -28,6 +28,7 @@ from ..shadow import shadowed
 from .holding import Holding
 from .place import Place, engine_of, find_vllm, fused_modules
 from .sending import RoundedSending
+from .starting import reload_of
 
 log = logging.getLogger(__name__)
 
@@ -75,12 +76,13 @@ class VLLMRollouts:
     def __init__(self, place: Place, provider: WeightsOnlyRollouts, on_unhit: str, names: Sequence[str]) -> None:
         self.place = place
         self.provider = provider
-        self.dtype, self._quantised_by = engine_of(place)
+        self.dtype, self.quantised_by = engine_of(place)
         """The dtype in which vLLM multiplies, "" where it is not known."""
         self._fails = on_unhit == "fail"
         self._layers: list[AdoptedLayer] = []
         self._sending = RoundedSending((), provider.roundings)
         self._holding = Holding(place.model) if place.mode == "colocate" else None
+        self._reload = reload_of(place.llm)
         self._own = {} if self._holding is None else self._holding.own(names)
         """Layer -> the MX format in which vLLM executes it by itself."""
         provider.activations = {name: own.activations for name, own in self._own.items() if own.activations != UNKNOWN}
@@ -122,6 +124,8 @@ class VLLMRollouts:
         @functools.wraps(original)
         def sync(*args: Any, **kwargs: Any) -> Any:
             self._sending.begin()
+            if self._reload is not None:
+                self._reload.abandon()  # an earlier sync may have been broken off
             with TRACKER.pushed(OTHER):
                 result = original(*args, **kwargs)
                 self._check_sync()
@@ -175,12 +179,12 @@ class VLLMRollouts:
         asked = {name: rounding.format for name, rounding in self.provider.roundings().items()}
         inner = [layer.name for layer in self._layers if not layer.is_lm_head]
         wanted = sorted({asked[name] for name in inner})
-        own = SERVERS.get(self._quantised_by or "")
+        own = SERVERS.get(self.quantised_by or "")
         if own is not None and wanted == [own.format]:
             self._own = dict.fromkeys(inner, own)
-        elif self._quantised_by and not all(map(is_unquantised, asked.values())):
+        elif self.quantised_by and not all(map(is_unquantised, asked.values())):
             raise AdoptionError(
-                f"the vLLM server quantises weights by itself ({self._quantised_by}), which is not what the policy's "
+                f"the vLLM server quantises weights by itself ({self.quantised_by}), which is not what the policy's "
                 f"rollouts ask for ({', '.join(wanted)}). Start it without --quantization, or with mxfp8 or mxfp4 "
                 "under a policy that rolls out all layers but the head in that format"
             )
@@ -208,11 +212,11 @@ class VLLMRollouts:
             )
         if self._holding is not None:
             self._holding.follow(sending.rounding)
-            off_grid = self._holding.off_grid()
+            off_grid = self._holding.off_grid() + ([] if self._reload is None else self._reload.differing)
             if off_grid:
                 self._complain(
-                    f"vLLM holds weights off the grid of their rollout format after sync {sending.syncs}: "
-                    f"{', '.join(off_grid[:5])}"
+                    "vLLM holds weights off the grid of their rollout format, or not those sent, after sync "
+                    f"{sending.syncs}: {', '.join(off_grid[:5])}"
                 )
 
     def _complain(self, message: str) -> None:
@@ -251,7 +255,7 @@ class VLLMRollouts:
         return {
             "engine": "vllm",
             "mode": self.place.mode,
-            "execution": WEIGHTS_ONLY,
+            "execution": f"{WEIGHTS_ONLY}, {BY_ENGINE}" if self._own else WEIGHTS_ONLY,
             "dtype": self.dtype,
             "synced": self._sending.syncs,
             "checked": "sent weights" if self._holding is None else "sent weights, and those that vLLM holds",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from mx_plugin.config import MXConfig
 from mx_vllm.choice import OwnChoice, own_choice
+from mx_vllm.held import held_weights
 from mx_vllm.reload import LayerwiseReload
 
 log = logging.getLogger(__name__)
@@ -30,38 +32,58 @@ def start_with_own_formats(args: Any, model: nn.Module, config: MXConfig) -> Own
     if config.sensitivity_matrix and args.world_size > 1:
         log.info("vLLM's own MX formats are not used: the sensitivity matrix is read by the main rank, and only later")
         return None
+    _forget_pending()
     choice = own_choice(lambda: model, config)
     if choice is not None:
-        _make_next_with(choice.engine_arguments(), str(getattr(model, "name_or_path", "")))
+        _make_next_with(choice, str(getattr(model, "name_or_path", "")))
     return choice
 
 
-def _make_next_with(arguments: dict[str, Any], name: str) -> None:
-    """The next vLLM of this model is made with these arguments; its class is as before from then on."""
+_pending: list[Callable[[], None]] = []
+"""What puts vLLM's class back, while an engine with formats of its own is still to be made."""
+
+
+def _forget_pending() -> None:
+    while _pending:
+        _pending.pop()()
+
+
+def _make_next_with(choice: OwnChoice, name: str) -> None:
+    """The next vLLM of this model is made so; its class is as before from then on."""
     from vllm import LLM
 
     original = LLM.__init__
 
     @functools.wraps(original)
     def made(self: Any, *args: Any, **kwargs: Any) -> None:
-        if kwargs.get("model") != name or kwargs.get("quantization") is not None:
+        if kwargs.get("model") != name:
             return original(self, *args, **kwargs)
-        LLM.__init__ = original
+        _forget_pending()
+        if kwargs.get("quantization") is not None:
+            return original(self, *args, **kwargs)
+        arguments = choice.engine_arguments()
         log.info("vLLM of %s is made with %s", name, arguments)
         original(self, *args, **{**kwargs, **arguments})
-        reload_around_syncs(self)
+        choice.warn_of_others(held_weights(reload_around_syncs(self).model))
         return None
 
     LLM.__init__ = made
+    _pending.append(lambda: setattr(LLM, "__init__", original))
 
 
-def reload_around_syncs(llm: Any) -> None:
+def reload_around_syncs(llm: Any) -> LayerwiseReload:
     """Weights that are sent begin a reload of this vLLM; what a sync ends with, or a generation, ends it."""
-    runner = llm.llm_engine.model_executor.driver_worker.model_runner
-    reload = LayerwiseReload(runner)
-    runner.model.load_weights = reload.loading(runner.model.load_weights)
-    for name in ("reset_prefix_cache", "generate", "chat"):
-        setattr(llm, name, _after(reload.end, getattr(llm, name)))
+    reload = LayerwiseReload(llm.llm_engine.model_executor.driver_worker.model_runner)
+    reload.model.load_weights = reload.loading(reload.model.load_weights)
+    for method in ("reset_prefix_cache", "generate", "chat"):
+        setattr(llm, method, _after(reload.end, getattr(llm, method)))
+    llm.mx_reload = reload
+    return reload
+
+
+def reload_of(llm: Any) -> LayerwiseReload | None:
+    """Of a vLLM that was made with formats of its own, by the above."""
+    return getattr(llm, "mx_reload", None)
 
 
 def _after(before: Any, method: Any) -> Any:

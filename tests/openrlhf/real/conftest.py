@@ -54,7 +54,7 @@ def ppo(folder: Path, model: Path, data: dict[str, Path]) -> Callable[..., Run]:
             flags += ["--rollout.top_p", "0.000001"]
         else:
             flags += ["--reward.remote_url", str(data["reward"])]
-        here = folder / "_".join(["ppo", str(policy), estimator, *["own"] * own_formats])
+        here = folder / "_".join(["ppo", Path(str(policy)).stem, estimator, *["own"] * own_formats])
         return run_recipe("train_ppo_ray", here, flags, policy, **(OWN_FORMATS if own_formats else {}))
 
     return finished

@@ -24,9 +24,20 @@ ROUNDED = ["model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj", "lm_h
 FORMATS = dict.fromkeys([*NAMES, *ROUNDED], "MXFP8")
 
 
+POLICY = """
+version: 1
+name: floor
+scale_rule: floor
+defaults: {rollout: MXFP8, reward: FP16, gradient: FP16}
+lm_head: {rollout: MXFP8}
+"""
+"""Its scale rule is not vLLM's."""
+
+
 @pytest.fixture
-def run(ppo: Callable[..., Run]) -> Run:
-    done = ppo("C8", "group_norm", True)
+def run(ppo: Callable[..., Run], folder: Path) -> Run:
+    (folder / "floor.yaml").write_text(POLICY)
+    done = ppo(str(folder / "floor.yaml"), "group_norm", True)
     assert done.status == 0, done.output[-5000:]
     return done
 
@@ -38,7 +49,7 @@ def differing(snapshot: dict[str, dict[str, torch.Tensor]], folder: Path) -> lis
     plain = load_file(folder / "model.safetensors")
     found = dict(snapshot["weights"])
     found |= {name: decoded(found[name], scales) for name, scales in snapshot["scales"].items()}
-    return [x for x in FORMATS if not torch.equal(found[x].double(), expected(plain, x, FORMATS).double())]
+    return [x for x in FORMATS if not torch.equal(found[x].double(), expected(plain, x, FORMATS, "floor").double())]
 
 
 def test_vllm_holds_codes_of_the_checkpoint_first_and_of_the_trained_weights_last(run: Run, model: Path) -> None:

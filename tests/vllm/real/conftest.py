@@ -47,7 +47,7 @@ SPECS: dict[str, dict[str, Any]] = {
     "grpo_own": {"kind": "grpo", "policy": "own", "evaluate_first": True, "evaluate_last": True, "env": OWN_FORMATS},
     "grpo_own_off": {"kind": "grpo", "policy": "own", "evaluate_first": True, "evaluate_last": True, "env": OWN_FORMATS}
     | {"mx": {"vllm_formats": "rounded"}},
-    "online_dpo_own": {"kind": "online_dpo", "policy": "own", "env": OWN_FORMATS},
+    "online_dpo_own": {"kind": "online_dpo", "policy": "own", "env": OWN_FORMATS, "broken_sync": True},
 }
 
 
