@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from mx_vllm.kernels import ACTIVATIONS, METHODS, VLLM_NAMES
+from mx_vllm.reload import LayerwiseReload
 from tests.vllm.oracle import decoded, expected, rounded
 from tests.vllm.runs import Run
 
@@ -116,6 +118,12 @@ def test_a_server_that_executes_the_policys_format_by_itself_is_sent_weights_tha
     foretold, found = run.logged("mx/mismatch/mean_abs_logratio"), run.logged("sampling/sampling_logp_difference/mean")
     for one, other in zip(foretold, found, strict=True):
         assert one == pytest.approx(other, rel=0.1)
+
+
+def test_the_model_behind_the_wrapper_of_its_graphs_is_reloaded() -> None:
+    """vLLM's own reload takes it too: what is set on the wrapper would be passed by."""
+    model = torch.nn.Module()
+    assert LayerwiseReload(SimpleNamespace(model=object(), get_model=lambda: model)).model is model
 
 
 def test_kernels_and_methods_are_vllms() -> None:
