@@ -65,7 +65,7 @@ def model(folder: Path) -> Path:
 def trained(folder: Path, model: Path) -> Callable[[str], Run]:
     """``trained(name)``: a finished run of SPECS, or ``served``: GRPO beside ``trl vllm-serve``.
 
-    ``served_own``: beside one that quantises by itself.
+    ``served_own``: beside one that quantises by itself; ``served_rloo``, ``served_online_dpo``: another trainer.
     """
 
     @cache
@@ -74,7 +74,9 @@ def trained(folder: Path, model: Path) -> Callable[[str], Run]:
             return served(folder, model)
         if name == "served_own":
             whole_blocks = tiny_model(folder / "whole_blocks", intermediate_size=160)
-            return served(folder, whole_blocks, "C8", "--quantization", "mxfp8", **OWN_FORMATS)
+            return served(folder, whole_blocks, "--quantization", "mxfp8", policy="C8", **OWN_FORMATS)
+        if name.startswith("served_"):
+            return served(folder, model, kind=name.removeprefix("served_"))
         spec = dict(SPECS[name])
         policy = spec.get("policy")
         if policy in POLICIES:
@@ -85,12 +87,18 @@ def trained(folder: Path, model: Path) -> Callable[[str], Run]:
     return finished
 
 
-def served(folder: Path, model: Path, policy: str = "C", *flags: str, **more: str) -> Run:
-    name = "_".join(("served", *flags)).replace("-", "")
+def served(folder: Path, model: Path, *flags: str, kind: str = "grpo", policy: str = "C", **more: str) -> Run:
+    name = "_".join(("served", kind, *flags)).replace("-", "")
     held = folder / f"held_by_{name}"
     with server(held, model, *flags, **more) as address:
-        config = {"vllm_mode": "server", "vllm_server_base_url": address, "vllm_group_port": free_port()}
-        spec = {"kind": "grpo", "policy": policy, "config": {**config, "vllm_max_model_length": None}}
+        config: dict[str, Any] = {
+            "vllm_mode": "server",
+            "vllm_server_base_url": address,
+            "vllm_group_port": free_port(),
+        }
+        if kind != "online_dpo":
+            config["vllm_max_model_length"] = None
+        spec = {"kind": kind, "policy": policy, "config": config}
         run = train(folder / name, model, spec)
     run.server_weights = held
     return run

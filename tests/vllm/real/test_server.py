@@ -1,4 +1,4 @@
-"""GRPO beside ``trl vllm-serve`` in a process of its own: what the server held after each update."""
+"""Trainers beside ``trl vllm-serve`` in a process of its own: what the server held after each update."""
 
 from __future__ import annotations
 
@@ -50,3 +50,21 @@ def test_what_the_probe_foretells_is_what_the_server_does(run: Run) -> None:
     assert len(foretold) == len(found) == 3
     for one, other in zip(foretold, found, strict=True):
         assert one == pytest.approx(other, rel=0.1) and one > 0.1
+
+
+@pytest.mark.parametrize("kind", ["rloo", "online_dpo"])
+def test_other_trainers_send_it_rounded_weights_too(kind: str, trained: Callable[[str], Run]) -> None:
+    """OnlineDPO sends each weight as an update of its own."""
+    other = trained(f"served_{kind}")
+    held = weights(other)
+    assert len(held) % 3 == 0
+    each = len(held) // 3
+    for state in held[each - 1 :: each]:
+        for name in (name for name in state if "proj" in name or name.startswith("lm_head")):
+            fmt = "MXFP8" if name.startswith("lm_head") else "MXFP4"
+            assert torch.equal(rounded(state[name], fmt), state[name].double()), name
+    assert any(not torch.equal(held[each - 1][name], held[-1][name]) for name in held[0])
+    told = other.config["rollout"]
+    assert (told["mode"], told["execution"], told["synced"]) == ("server", "weights-only", 3)
+    formats = {row["format"] for row in other.rows("energy.csv") if row["phase"] == "rollout" and row["macs"]}
+    assert formats >= {"MXFP4/FP16+weights-only", "MXFP8/FP16+weights-only"}
