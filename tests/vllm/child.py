@@ -10,8 +10,10 @@ import copy
 import json
 import logging
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -139,7 +141,10 @@ def main(path: str) -> None:
         callbacks = [
             MXCallback(policy=spec["policy"], output_dir=folder / "mx", mismatch_every=1, **spec.get("mx", {}))
         ]
-    trainer = made(spec, callbacks)
+    # OnlineDPO asks for an accelerator's type before it talks to a server; this machine has none.
+    named = patch("torch.accelerator.current_accelerator", lambda *_: torch.device("cpu"))
+    with named if spec["kind"] == "online_dpo" else nullcontext():
+        trainer = made(spec, callbacks)
     owner = getattr(trainer, "vllm_generation", trainer)
     colocated = getattr(owner, "llm", None)
     if colocated is not None:
