@@ -280,7 +280,7 @@ def held_formats(rollout: Mapping[str, Any]) -> dict[str, str]:
 def own_pairs(rollout: Mapping[str, Any]) -> dict[str, str]:
     """Layer of the plain model -> the pair in which vLLM executes it by itself, where it does."""
     return {
-        sibling: told.partition(" by ")[0]
+        sibling: told["pair"]
         for module, told in rollout.get("own", {}).items()
         for sibling in rollout["siblings"][module]
     }

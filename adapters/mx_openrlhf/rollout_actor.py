@@ -6,19 +6,13 @@ from typing import Any
 
 import torch
 
-from mx_plugin.config import MXConfig
 from mx_plugin.errors import AdoptionError
 from mx_vllm.choice import own_choice
 
+from .gathering import own_pairs
 from .run_spec import RunSpec
 
 EXTENSION = "mx_openrlhf.vllm_worker.MXWorkerExtension"
-
-
-def own_format_arguments(path: str, config: MXConfig) -> dict[str, Any]:
-    """What vLLM is started with, of the model at ``path``, to execute by itself what it can; {} if that is nothing."""
-    choice = own_choice(lambda: _without_weights(path), config)
-    return {} if choice is None else choice.engine_arguments()
 
 
 def _without_weights(path: str) -> torch.nn.Module:
@@ -41,11 +35,15 @@ def mx_rollout_actor(original: type[Any], spec: RunSpec) -> type[Any]:
             if theirs != "openrlhf.trainer.ray.vllm_worker_wrap.WorkerWrap":
                 raise AdoptionError(f"OpenRLHF gives vLLM the worker extension {theirs!r}, which MX does not extend")
             kwargs["worker_extension_cls"] = EXTENSION
-            kwargs.update(own_format_arguments(kwargs["model"], spec.config))
+            choice = own_choice(lambda: _without_weights(kwargs["model"]), spec.config)
+            if choice is not None:
+                kwargs.update(choice.engine_arguments())
             await super().__init__(*args, **kwargs)
             # Here, because there is no sync before the first rollout, and vLLM may be put to sleep right after.
             await self.llm.collective_rpc("mx_begin", args=(spec.config.to_dict(),))
             self.mx_loaded = await self.mx_report()
+            if choice is not None:
+                choice.warn_of_others(set(own_pairs(self.mx_loaded[0])))
 
         async def mx_report_of_loading(self) -> list[dict[str, Any]]:
             """The reports of the weights that were loaded; the engine may be asleep by the time they are asked for."""

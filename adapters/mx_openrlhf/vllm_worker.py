@@ -92,17 +92,15 @@ class MXWorkerExtension(WorkerWrap):  # type: ignore[misc]
     def update_weight(self, name: str, dtype: Any, shape: Any, empty_cache: bool = False) -> None:
         """As OpenRLHF's, which says by ``empty_cache`` that a weight is the last of its sync."""
         super().update_weight(name, dtype, shape, empty_cache)
-        self._mx_came(empty_cache)
+        if empty_cache:
+            self.mx_reload.end()
 
     def update_weight_cuda_ipc(
         self, name: str, dtype: Any, shape: Any, ipc_handles: Any = None, empty_cache: bool = False
     ) -> None:
         """As :meth:`update_weight`, through memory of the GPU that both processes see."""
         super().update_weight_cuda_ipc(name, dtype, shape, ipc_handles, empty_cache)
-        self._mx_came(empty_cache)
-
-    def _mx_came(self, last: bool) -> None:
-        if last:
+        if empty_cache:
             self.mx_reload.end()
 
     def mx_report(self) -> dict[str, Any]:

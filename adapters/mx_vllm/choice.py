@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from mx_plugin.config import MXConfig
 from mx_plugin.execution.adoption import select
-from mx_plugin.execution.held_weights import HeldWeights, OwnFormat
+from mx_plugin.execution.held_weights import OwnFormat
 from mx_plugin.formats.spec import FP16
 from mx_plugin.interfaces import LayerInfo, Provider
 from mx_plugin.plugins import layer_types
@@ -45,9 +45,8 @@ class OwnChoice:
         spec = {"linear": VLLM_NAMES[self.own.format], "ignore": [f"re:^(?!(?:{names})$)"]}
         return {"quantization": "online", "quantization_config": spec}
 
-    def warn_of_others(self, held: HeldWeights) -> None:
-        """Compare with what a vLLM that was made so executes; the books tell of the latter."""
-        executed = {part for layer in held.layers if layer.name in held.own for part in layer.siblings}
+    def warn_of_others(self, executed: Set[str]) -> None:
+        """Compare with the layers that a vLLM which was made so executes; the books tell of the latter."""
         for told, names in (
             ("does not execute", sorted(set(self.layers) - executed)),
             ("executes too", sorted(executed - set(self.layers))),

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from mx_plugin.execution.held_weights import HeldWeights, ModuleKinds
+from mx_plugin.formats.spec import get_format
 
 from .kernels import executed_by
 
-BLOCK = 32
+BLOCK = get_format("MXFP8").block_size
 PROBED_BLOCKS = 32
 """Blocks of inputs that are read of a module in one look: 1,024 products a row of its weight."""
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from mx_plugin.execution.held_weights import OwnFormat
+from mx_plugin.execution.held_weights import UNKNOWN, OwnFormat
 from mx_plugin.formats.spec import FP16
 
 log = logging.getLogger(__name__)
@@ -70,4 +70,4 @@ def executed_by(module: Any) -> OwnFormat | None:
     if fmt is None:
         return None
     kernel = type(getattr(method, "kernel", None)).__name__
-    return OwnFormat(fmt, ACTIVATIONS.get(kernel, "unknown"), kernel)
+    return OwnFormat(fmt, ACTIVATIONS.get(kernel, UNKNOWN), kernel)

@@ -33,7 +33,8 @@ class LayerwiseReload:
         held = held_weights(self.model)
         self._modules = {name: held.modules[name] for name in held.own}
         self._siblings = {layer.name: layer.siblings for layer in held.layers if layer.name in held.own}
-        self._parts = {sibling for siblings in self._siblings.values() for sibling in siblings}
+        self.executed = {sibling for siblings in self._siblings.values() for sibling in siblings}
+        """Layers, by vLLM's names of them, that it executes in an MX format of its own."""
         self._sent: dict[str, torch.Tensor] = {}
         self._block = 0
         self.is_open = False
@@ -99,7 +100,7 @@ class LayerwiseReload:
         for name, tensor in weights:
             copy = tensor.detach().clone()
             layers = names_in_vllm(self.model, [name.removesuffix(".weight")] if name.endswith(".weight") else [])
-            for layer in self._parts.intersection(layers):
+            for layer in self.executed.intersection(layers):
                 self._sent[layer] = copy[:, self._columns(copy.shape[1])].clone()
             yield name, copy
 

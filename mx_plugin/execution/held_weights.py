@@ -21,17 +21,26 @@ from ..precision.fused import FusedLayer, Rounding, sibling_names
 _UNQUANTISED = ("UnquantizedLinearMethod", "UnquantizedEmbeddingMethod")
 
 
+UNKNOWN = "unknown"
+
+
 @dataclass(frozen=True)
 class OwnFormat:
-    """An MX format in which an engine itself executes a module."""
+    """An MX format in which an engine itself executes a module.
+
+    ``activations``: what its kernel casts them to; ``FP16`` not at all, ``UNKNOWN`` where that is not known.
+    """
 
     format: str
     activations: str
-    """What its kernel casts activations to: ``FP16`` not at all, ``unknown`` where that is not known."""
     kernel: str
 
     def __str__(self) -> str:
         return f"{self.format}/{self.activations}"
+
+    def describe(self) -> dict[str, str]:
+        """Plain data for config.json."""
+        return {"pair": str(self), "kernel": self.kernel}
 
 
 def _no_format(module: Any) -> OwnFormat | None:
@@ -133,7 +142,7 @@ class HeldWeights:
             "formats": {name: rounding.format for name, rounding in self.rounding.items()},
             "projected": {name: rounding.projected for name, rounding in self.rounding.items() if rounding.projected},
             "siblings": {layer.name: list(layer.siblings) for layer in self.layers},
-            "own": {name: f"{own} by {own.kernel}" for name, own in self.own.items()},
+            "own": {name: own.describe() for name, own in self.own.items()},
         }
 
     def _check_own(self, name: str, asked: str) -> None:

@@ -145,7 +145,7 @@ def test_a_module_that_the_engine_executes_in_the_format_asked_for_is_looked_at_
     assert torch.equal(module.weight, packed) and weights.off_grid() == ["qkv_proj"]
     module.held[3, 70] += 0.01
     assert weights.off_grid() == ["qkv_proj", "o_proj"]
-    assert weights.describe()["own"] == {"o_proj": "MXFP8/FP16 by SomeKernel"}
+    assert weights.describe()["own"] == {"o_proj": {"pair": "MXFP8/FP16", "kernel": "SomeKernel"}}
 
 
 @pytest.mark.parametrize("asked", ["MXFP4", "FP16"])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import transformers
 from torch import nn
+from transformers import TrainerControl, TrainerState
 from trl import GRPOTrainer, RLOOTrainer
 from trl.experimental.online_dpo import OnlineDPOTrainer
 
@@ -20,7 +21,7 @@ from mx_trl.vllm import starting
 from mx_trl.vllm.starting import start_with_own_formats
 from mx_vllm import choice
 
-COLOCATED = SimpleNamespace(use_vllm=True, vllm_mode="colocate", world_size=1)
+COLOCATED: Any = SimpleNamespace(use_vllm=True, vllm_mode="colocate", world_size=1)
 C8 = MXConfig(policy="C8")
 
 
@@ -42,18 +43,15 @@ class LLM:
 
 def bracketed(llm: LLM) -> Any:
     llm.reloads = True
-    return SimpleNamespace(model=None)
+    return SimpleNamespace(executed=set())
 
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> type[Any]:
     """A class of engines whose device has a kernel for MXFP8."""
     cls = type("LLM", (LLM,), {"__init__": LLM.__init__})
-    module = ModuleType("vllm")
-    module.LLM = cls  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vllm", module)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=cls))
     monkeypatch.setattr(starting, "reload_around_syncs", bracketed)
-    monkeypatch.setattr(starting, "held_weights", lambda _: SimpleNamespace(layers=[], own={}))
     monkeypatch.setattr(choice, "executed_here", lambda: [OwnFormat("MXFP8", "FP16", "MarlinMxfp8LinearKernel")])
     return cls
 
@@ -79,9 +77,9 @@ def test_layers_that_vllm_does_not_execute_after_all_are_told(
 
 
 def test_an_engine_that_was_never_made_leaves_nothing_behind(engines: type[Any]) -> None:
-    """The trainer's constructor raised; the next trainer rolls out unquantised."""
+    """The trainer's constructor raised; the next trainer has no vLLM."""
     start_with_own_formats(COLOCATED, Policy(), C8)
-    start_with_own_formats(COLOCATED, Policy(), MXConfig(policy="A"))
+    start_with_own_formats(SimpleNamespace(), Policy(), C8)
     assert engines.__init__ is LLM.__init__
 
 
@@ -112,7 +110,7 @@ def test_otherwise_vllm_is_made_as_ever(args: Any, config: MXConfig, engines: ty
 
 def test_the_callback_hears_of_a_trainer_before_that_makes_its_vllm(engines: type[Any]) -> None:
     """transformers' constructor calls it at its end; TRL's trainers make their vLLM after it."""
-    MXCallback(C8).on_init_end(COLOCATED, None, None, model=Policy())  # type: ignore[arg-type]
+    MXCallback(C8).on_init_end(COLOCATED, TrainerState(), TrainerControl(), model=Policy())
     assert engines(model="somewhere/policy").arguments["quantization"] == "online"
     assert "callback_handler.on_init_end(" in inspect.getsource(transformers.Trainer.__init__)
     for trainer, making in (

@@ -143,7 +143,8 @@ def main(path: str) -> None:
         ]
     # OnlineDPO asks for an accelerator's type before it talks to a server; this machine has none.
     named = patch("torch.accelerator.current_accelerator", lambda *_: torch.device("cpu"))
-    with named if spec["kind"] == "online_dpo" else nullcontext():
+    beside_server = spec.get("config", {}).get("vllm_mode") == "server"
+    with named if spec["kind"] == "online_dpo" and beside_server else nullcontext():
         trainer = made(spec, callbacks)
     owner = getattr(trainer, "vllm_generation", trainer)
     colocated = getattr(owner, "llm", None)

@@ -14,7 +14,7 @@ from torch import nn
 
 from mx_plugin.errors import AdoptionError, UnhitLayersError
 from mx_plugin.execution.adoption import canonical_name
-from mx_plugin.execution.held_weights import OwnFormat
+from mx_plugin.execution.held_weights import UNKNOWN, OwnFormat
 from mx_plugin.execution.layer import AdoptedLayer
 from mx_plugin.execution.phases import OTHER, ROLLOUT, TRACKER
 from mx_plugin.formats.spec import FP16, is_unquantised
@@ -23,6 +23,7 @@ from mx_plugin.ledger import EnergyRow
 from mx_plugin.precision.fused import BY_ENGINE, WEIGHTS_ONLY, Rounding, booked_format
 from mx_plugin.precision.weights_only import WeightsOnlyRollouts
 from mx_vllm.fused import has_tied_head
+from mx_vllm.kernels import VLLM_NAMES
 
 from ..shadow import shadowed
 from .holding import Holding
@@ -35,8 +36,7 @@ log = logging.getLogger(__name__)
 Tokens = list[list[int]]
 AfterRollout = Callable[[Tokens, Tokens], None]
 
-UNKNOWN = "unknown"
-SERVERS = {f"mxfp{bits}": OwnFormat(f"MXFP{bits}", UNKNOWN, "a kernel of the server's") for bits in (8, 4)}
+SERVERS = {name: OwnFormat(fmt, UNKNOWN, "a kernel of the server's") for fmt, name in VLLM_NAMES.items()}
 """What vLLM's ``--quantization`` says -> what such a server executes; its kernel is not told."""
 
 _LOADED_STEP = "_last_loaded_step"
@@ -260,7 +260,7 @@ class VLLMRollouts:
             "synced": self._sending.syncs,
             "checked": "sent weights" if self._holding is None else "sent weights, and those that vLLM holds",
             **self.provider.by_module(),
-            "own": {name: f"{own} by {own.kernel}" for name, own in self._own.items()},
+            "own": {name: own.describe() for name, own in self._own.items()},
         }
 
 

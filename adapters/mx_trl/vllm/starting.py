@@ -11,7 +11,6 @@ from torch import nn
 
 from mx_plugin.config import MXConfig
 from mx_vllm.choice import OwnChoice, own_choice
-from mx_vllm.held import held_weights
 from mx_vllm.reload import LayerwiseReload
 
 log = logging.getLogger(__name__)
@@ -27,12 +26,12 @@ def start_with_own_formats(args: Any, model: nn.Module, config: MXConfig) -> Own
     Returns:
         what vLLM will execute by itself; None if nothing, or if it is not colocated.
     """
+    _forget_pending()
     if not getattr(args, "use_vllm", False) or getattr(args, "vllm_mode", None) != "colocate":
         return None
     if config.sensitivity_matrix and args.world_size > 1:
         log.info("vLLM's own MX formats are not used: the sensitivity matrix is read by the main rank, and only later")
         return None
-    _forget_pending()
     choice = own_choice(lambda: model, config)
     if choice is not None:
         _make_next_with(choice, str(getattr(model, "name_or_path", "")))
@@ -64,7 +63,7 @@ def _make_next_with(choice: OwnChoice, name: str) -> None:
         arguments = choice.engine_arguments()
         log.info("vLLM of %s is made with %s", name, arguments)
         original(self, *args, **{**kwargs, **arguments})
-        choice.warn_of_others(held_weights(reload_around_syncs(self).model))
+        choice.warn_of_others(reload_around_syncs(self).executed)
         return None
 
     LLM.__init__ = made

@@ -65,7 +65,9 @@ def test_vllm_holds_codes_of_the_checkpoint_first_and_of_the_trained_weights_las
 
 def test_books_and_config_tell_which_layers_vllm_executed_by_itself(run: Run) -> None:
     config = json.loads((run.files / "config.json").read_text())
-    assert set(config["rollout"]["own"].values()) == {"MXFP8/FP16 by MarlinMxfp8LinearKernel"}
+    own = {"pair": "MXFP8/FP16", "kernel": "MarlinMxfp8LinearKernel"}
+    assert config["rollout"]["own"] == dict.fromkeys(NAMES, own)
+    assert "vLLM does not execute" not in run.output and "executes too" not in run.output
     rolled = config["formats"]["policy"]["rollout"]
     assert set(rolled.values()) == {"MXFP8/FP16"}
     with (run.files / "energy.csv").open() as file:
