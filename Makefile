@@ -24,7 +24,7 @@ LAUNCH := $(VENV)/bin/accelerate launch --num_processes 1 --num_machines 1 --mix
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help env env_trl env_openrlhf env_vllm demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test coverage coverage_report test_slow test_full test_distributed test_trl test_openrlhf test_vllm memory_validate surface sanitize mutation_kit lint fix types imports docs check fpga fpga_area dist clean rebuild
+.PHONY: help env env_trl env_openrlhf env_vllm demo train_smoke train_quick train_full tensorboard alerts_series demo_fpga pipeline test coverage coverage_report test_slow test_full test_distributed test_trl test_openrlhf test_vllm memory_validate surface sanitize mutation_kit lint fix types imports docs check fpga fpga_area fpga_proof dist clean rebuild
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z_]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -104,6 +104,9 @@ fpga: $(VENV_FPGA)/.complete ## Synthesise, place and route with five seeds, wri
 
 fpga_area: $(VENV_FPGA)/.complete ## Synthesise only, and check the area (two minutes)
 	$(SYN) --synthesis_only dot tile
+
+fpga_proof: $(VENV_FPGA)/.complete ## Prove decoder and framer of the RTL (minutes); ARGS=--broken: see that each fault of a list breaks a proof
+	$(VENV_FPGA)/bin/python hardware/formal/prove.py $(ARGS)
 
 # ---------------------------------------------------------------------------- use
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ def sources() -> list[Path]:
 
 
 def run_cocotb(
-    top: str, test_module: str, tmp_path: Path, parameters: dict[str, Any] | None = None, **environment: str
-) -> None:
+    top: str, test_module: str, tmp_path: Path, parameters: dict[str, Any] | None = None,
+    harness: Sequence[Path] = (), **environment: str,
+) -> None:  # fmt: skip
     """Run every test of ``tests/fpga/rtl/<test_module>.py`` on ``top``; a failing one fails the caller.
+
+    ``harness``: sources besides the RTL. Assertions of both are checked in every cycle.
 
     Skips, saying how to install it, where Verilator or cocotb is absent.
     """
@@ -36,7 +40,7 @@ def run_cocotb(
     except VerilatorMissing as missing:
         pytest.skip(str(missing))
     runner_module = pytest.importorskip("cocotb_tools.runner", reason="no cocotb: pip install 'mx-plugin[sim]'")
-    used = sources()
+    used = [*sources(), *harness]
     # What is kept names files of the environment that built it: make asks for them, and another one may be gone.
     key = hashlib.sha256(repr((sorted((parameters or {}).items()), sys.prefix)).encode())
     for path in used:
@@ -48,7 +52,7 @@ def run_cocotb(
         runner = _runner(runner_module)
         runner.build(
             sources=used, hdl_toplevel=top, build_dir=build, parameters=parameters or {}, always=False,
-            build_args=["-Wno-fatal", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"],
+            build_args=["-Wno-fatal", "--assert", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"],
             log_file=tmp_path / "build.log",
         )  # fmt: skip
         results = runner.test(
