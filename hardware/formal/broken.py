@@ -28,7 +28,7 @@ FAULTS = {
         Fault("mx_decode", "mantissa1[1:0] == 0 ? INFINITE", "mantissa1 != 0 ? INFINITE"),
         Fault("mx_decode", "(&exponent1[3:0]) && (&mantissa1)", "(&exponent1[3:0])"),
         Fault("mx_decode", " || absolute1 != 0", ""),
-        Fault("mx_decode", "negative2 ", "negative1 "),
+        Fault("mx_decode", "element.negative  <= negative2", "element.negative  <= negative1"),
         Fault("mx_decode", "{shift2[3:2], 2'b00}", "{1'b0, shift2[2], 2'b00}"),
     ),
     "decoder_ecp5": (
@@ -47,6 +47,25 @@ FAULTS = {
         Fault("mx_transmit", "if (at + 12'd1 == place)", "if (at == place)"),
         Fault("mx_transmit", "(state == SEND && out_ready) ? at + 12'd1 : at", "at"),
         Fault("mx_transmit", "        code_place <= 12'd0;\n", ""),
+        Fault("mx_transmit", "state == FILL && !full_run;", "state == FILL;"),
+        Fault("mx_transmit", "(state == FILL && in_valid)", "(state == FILL && in_valid && in_data != 8'h55)"),
+        Fault("mx_transmit", "if (finish) state", "if (finish && !full_run) state"),
+        Fault("mx_transmit", "        state <= FETCH;", "        state <= IDLE;"),
+        Fault(
+            "mx_transmit",
+            "        state <= IDLE;\n        sent  <= 1'b1;",
+            "        state <= CLOSE;\n        sent  <= 1'b1;",
+        ),
+        Fault("mx_transmit", "        sent  <= 1'b1;\n", ""),
+        Fault("mx_transmit", "state == SEND || state == DELIMIT;", "state == SEND;"),
+        Fault("mx_receive", " && crc == RESIDUE", ""),
+        Fault("mx_receive", "left == 0 && !overlong", "left == 0"),
+        Fault("mx_receive", "left == 0 && !overlong", "!overlong"),
+        Fault("mx_receive", " && place >= 12'(HEADER_BYTES + CRC_BYTES)", ""),
+        Fault("mx_receive", "end else bad <= started;", "end"),
+        Fault("mx_receive", "full != 0 || bad;", "full != 0;"),
+        Fault("mx_receive", "      started  <= 1'b0;\n", ""),
+        Fault("mx_receive", "(!fetched_valid || move)", "!fetched_valid"),
         Fault("mx_receive", "in_data != 8'hff", "in_data != 8'hfe"),
         Fault("mx_receive", "(left != 0 || zero_due)", "(left != 0)"),
         Fault("mx_receive", "place == 12'(LIMIT)", "place == 12'(LIMIT - 1)"),
@@ -62,4 +81,4 @@ FAULTS = {
         Fault("mx_crc32", "32'hedb88320", "32'hedb88321"),
     ),
 }
-"""By the name of the proof. Faults that only make the framer slower break no claim, and are none."""
+"""By the name of the proof."""

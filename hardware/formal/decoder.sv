@@ -63,6 +63,8 @@ module decoder
         only_two_digit : assert (!element.high || FORMAT_TWO_DIGITS[format]);
       end
     end
+    of_two_digits : cover (judged && element.high && element.negative);
+    not_a_code    : cover (judged && not_a_number);
     i_format : assert (!started || format < 3'(FORMATS));
   end
 endmodule

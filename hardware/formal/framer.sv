@@ -1,6 +1,7 @@
-// The claim: what `mx_transmit` is given, `mx_receive` gives: every frame, in order, with its length and every byte, whatever
-// the pauses of sender, line and reader, and whatever noise came on the line before it, if a zero byte ended that. Inside
-// a frame there is no zero byte. Content of HEADER_BYTES to MAX_CONTENT bytes, as many frames as you like: by induction,
+// The claims. Every frame that `mx_transmit` is given, `mx_receive` gives, once, in order, with its length and every byte,
+// whatever the pauses of sender, line and reader, and whatever came on the line before it, if a zero byte ended that.
+// Inside a frame there is no zero byte. Of all else on the line `mx_receive` keeps what is a frame (COBS, CRC, length)
+// and calls bad what is none. Content of HEADER_BYTES to MAX_CONTENT bytes, as many frames as you like: by induction,
 // not up to a length. That a frame arrives in the end, if nobody pauses for ever, is not claimed.
 //
 // `place` and `index` are arbitrary and rest: what is proved of them holds for every place of the transmitter's
@@ -57,21 +58,25 @@ module framer
   );
 
   // The line: noise lies between frames only, and the next frame waits for the zero byte that ends it.
-  logic in_frame, noisy;
+  logic in_frame, noisy, line_any;
   assign in_frame    = (tx.state == SEND && tx.at != 0) || tx.state == DELIMIT;
   assign noisy       = noise_valid && !in_frame;
   assign noise_ready = line_ready && !in_frame;
-  assign line        = !pause && !noisy && (in_frame || !rx.started);
+  assign line        = !pause && !noisy && (in_frame || !line_any);
   assign line_valid  = noisy || (out_valid && line);
   assign line_data   = noisy ? noise : out_data;
 
-  // What sender, line and reader keep to.
-  logic [11:0] count;  // bytes of the message that the transmitter has taken or made
+  // What sender and reader keep to.
+  logic        open, given;  // between start and finish; a byte is given
+  logic [11:0] count;        // bytes of the message that were given, then those of its CRC that were made
+  logic [1:0]  held;         // buffers that hold a frame
+  logic        next_in, next_out;
+  assign given = in_valid && in_ready;
   always_ff @(posedge clk) begin
     assume (!start || idle);
-    assume (!(in_valid && in_ready) || count < 12'(MAX_CONTENT));
-    assume (!(finish && tx.state == FILL) || count + 12'(tx.take) >= 12'(HEADER_BYTES));
-    assume (!release_ || rx.full[rx.reading]);
+    assume (!given || count < 12'(MAX_CONTENT));
+    assume (!(finish && open) || count + 12'(given) >= 12'(HEADER_BYTES));
+    assume (!release_ || held[next_out]);
   end
 
   // What is remembered.
@@ -79,9 +84,10 @@ module framer
   logic [11:0] content;
   logic [31:0] crc, content_crc;
   logic [7:0]  value;      // of the watched byte
-  logic [3:0]  full_runs;
-  logic        gives_out;
+  logic [3:0]  full_runs, frames_given;
+  logic        gives_out, finishing;
   assign gives_out = tx.take || tx.full_run;
+  // `tx.byte_` is what was given: `i_taken`. A byte by one name makes shorter questions.
   always_ff @(posedge clk) begin
     if (idle && start) begin
       memo[0]   <= '{8'd0, 8'd0, 12'd0, START};
@@ -92,15 +98,19 @@ module framer
       if (tx.full_run) full_runs <= full_runs + 4'd1;
       memo[tx.place] <= '{tx.take && tx.byte_ != 0 ? tx.code : 8'd0, tx.code, count, crc};
     end
-    if (tx.take) begin
+    if (given || tx.take) begin
       count <= count + 12'd1;
       crc   <= crc_byte(crc, tx.byte_);
-      if (count == 12'(index)) value <= tx.byte_;
     end
-    if (tx.state == FILL && finish) begin
-      content     <= count + 12'(tx.take);
-      content_crc <= tx.take ? crc_byte(crc, tx.byte_) : crc;
+    if ((given || tx.take) && count == 12'(index)) value <= tx.byte_;
+    if (open && finish) begin
+      content      <= count + 12'(given);
+      content_crc  <= given ? crc_byte(crc, tx.byte_) : crc;
+      frames_given <= frames_given + 4'd1;
     end
+    finishing <= open && finish && !reset;
+    open      <= !reset && (open ? !finish : idle && start);
+    if (reset) frames_given <= '0;
   end
 
   // The induction. What is asserted of `place` is so for all places at once, since nothing else looks at it: of those
@@ -127,6 +137,7 @@ module framer
   assign after3 = crc_byte(after2, ~content_crc[23:16]);
   always_ff @(posedge clk) begin
     if (begun && filled) begin
+      i_taken  : assert ((tx.take && tx.state == FILL) == given && (!given || tx.byte_ == in_data));
       i_run    : assert (tx.code != 0 && tx.place == tx.code_place + 12'(tx.code) && tx.code_place < tx.place);
       i_full   : assert (tx.full_run == (tx.code == 8'd255) && !(tx.full_run && closed));
       i_code   : assert (memo_code.distance == 0 && memo_last.distance == tx.code - 8'd1);
@@ -152,7 +163,57 @@ module framer
       if (tx.state == FETCH) i_fetch : assert (tx.at == 0);
       if (tx.state == SEND) i_fetched : assert (tx.at < tx.place && tx.fetched == tx.buffer[tx.at]);
     end
-    if (begun) i_state : assert (tx.state <= DELIMIT);
+    if (begun) begin
+      i_state  : assert (tx.state <= DELIMIT);
+      i_open   : assert (open == (tx.state == FILL) && (!given || open));
+      i_finish : assert (!finishing || tx.state == CRC);
+    end
+  end
+
+  // What came on the line since its last zero byte: COBS undone, bytes counted, as far as a buffer needs to be told apart.
+  logic [7:0]  line_left, line_value, line_byte;
+  logic        line_zero, line_taken, line_stores, line_ends, is_frame;
+  logic [11:0] line_count;
+  logic [31:0] line_crc;
+  assign line_taken  = line_valid && line_ready;
+  assign line_ends   = line_taken && line_data == 0;
+  assign line_stores = line_taken && line_data != 0 && (line_left != 0 || line_zero);
+  assign line_byte   = line_left != 0 ? line_data : 8'd0;
+  assign is_frame    = line_left == 0 && line_crc == RESIDUE && line_count >= 12'd8 && line_count <= 12'd2048;
+  always_ff @(posedge clk) begin
+    if (reset || line_ends) begin
+      {line_any, line_left, line_zero, line_count} <= '0;
+      line_crc <= START;
+    end else if (line_taken) begin
+      line_any  <= 1'b1;
+      line_left <= line_left != 0 ? line_left - 8'd1 : line_data - 8'd1;
+      if (line_left == 0) line_zero <= line_data != 8'd255;
+      if (line_stores) begin
+        if (line_count != 12'd2049) line_count <= line_count + 12'd1;
+        line_crc <= crc_byte(line_crc, line_byte);
+        if (line_count == 12'(index)) line_value <= line_byte;
+      end
+    end
+  end
+
+  // Frames that wait for the reader: the buffers take turns.
+  logic [1:0][10:0] held_length;
+  logic [1:0][7:0]  held_value;
+  logic             line_bad, line_sent;
+  always_ff @(posedge clk) begin
+    if (line_ends && line_any && is_frame) begin
+      held[next_in]        <= 1'b1;
+      held_length[next_in] <= 11'(line_count - 12'd4);
+      held_value[next_in]  <= line_value;
+      next_in              <= !next_in;
+    end
+    if (release_) begin
+      held[next_out] <= 1'b0;
+      next_out       <= !next_out;
+    end
+    if (reset) {held, next_in, next_out} <= '0;
+    line_bad  <= !reset && line_ends && line_any && !is_frame;
+    line_sent <= line && line_ready && tx.state == DELIMIT;
   end
 
   // The receiver is where the transmitter is.
@@ -163,8 +224,13 @@ module framer
   assign code_at = sending - 12'(memo_at.distance);
   always_ff @(posedge clk) begin
     if (begun) begin
-      i_start : assert (rx.started || (rx.left == 0 && !rx.zero_due && rx.place == 0 && !rx.overlong && rx.crc == START));
-      i_room  : assert (rx.place <= 12'(rx.LIMIT) && (!rx.started || !rx.full[rx.writing]));
+      i_line   : assert (rx.started == line_any && rx.left == line_left && rx.zero_due == line_zero && rx.crc == line_crc);
+      i_start  : assert (line_any || (line_left == 0 && !line_zero && line_count == 0 && line_crc == START));
+      i_place  : assert (rx.place == (line_count > 12'd2048 ? 12'd2048 : line_count) && rx.overlong == (line_count > 12'd2048));
+      i_room   : assert (line_count <= 12'd2049 && (!line_any || !held[next_in]));
+      i_stored : assert (line_count <= 12'(index) || rx.buffer[{next_in, index}] == line_value);
+      i_turns  : assert (rx.writing == next_in && rx.reading == next_out && (held == 0 || held[next_out])
+                      && (next_in == next_out) == (held == 2'b00 || held == 2'b11));
     end
     if (begun && in_frame) begin
       i_begun  : assert (rx.started && !rx.overlong);
@@ -175,68 +241,79 @@ module framer
         i_zero_due : assert (rx.zero_due == (memo_at.distance == 0 ? memo_at.run_before != 8'd255 : tx.buffer[code_at] != 8'd255));
         i_so_far   : assert (rx.place == memo_at.index && rx.crc == memo_at.crc);
       end
-      i_stored : assert (rx.place <= 12'(index) || rx.buffer[{rx.writing, index}] == value);
+      i_value  : assert (line_count <= 12'(index) || line_value == value);
     end
   end
 
-  // Frames that wait for the reader: of each buffer, whether the transmitter's frame is in it, and what that held.
+  // The transmitter's frames among those that wait.
   logic [1:0]       ours;
   logic [1:0][10:0] ours_length;
   logic [1:0][7:0]  ours_value;
   logic [1:0][3:0]  ours_number;
   logic [3:0]       frames_sent, frames_read;
   logic             arrives;
-  assign arrives = out_valid && line && line_ready && tx.state == DELIMIT;
+  assign arrives = line_taken && !noisy && line_data == 0;
   always_ff @(posedge clk) begin
-    if (rx.ends) ours[rx.writing] <= arrives;
+    if (line_ends) ours[next_in] <= arrives;
     if (arrives) begin
-      ours_length[rx.writing] <= 11'(content);
-      ours_value[rx.writing]  <= value;
-      ours_number[rx.writing] <= frames_sent;
-      frames_sent             <= frames_sent + 4'd1;
+      ours_length[next_in] <= 11'(content);
+      ours_value[next_in]  <= value;
+      ours_number[next_in] <= frames_sent;
+      frames_sent          <= frames_sent + 4'd1;
     end
-    if (release_ && ours[rx.reading]) frames_read <= frames_read + 4'd1;
+    if (release_ && ours[next_out]) frames_read <= frames_read + 4'd1;
     if (reset) {frames_sent, frames_read} <= '0;
   end
 
   logic [1:0] waiting;
-  assign waiting = rx.full & ours;
+  assign waiting = held & ours;
   logic [10:0] at;  // the reader's place
-  logic        was_noise;
+  logic        was_noise, to_stay;
   always_ff @(posedge clk) begin
     was_noise <= noisy;
+    to_stay   <= frame_valid && !release_ && !reset;
     if (release_ || reset) at <= '0;
-    else if (rx.data_valid && advance) at <= at + 11'd1;
+    else if (frame_valid && advance) at <= at + 11'd1;
   end
   always_ff @(posedge clk) if (begun) begin
-    i_turns   : assert ((rx.reading == rx.writing) == (rx.full == 2'b00 || rx.full == 2'b11));
-    i_reading : assert (rx.full == 2'b00 || rx.full[rx.reading]);
-    i_at      : assert (rx.at == at + 11'(rx.data_valid) + 11'(rx.fetched_valid));
-    i_valid   : assert (rx.full[rx.reading] || !(rx.data_valid || rx.fetched_valid));
-    i_first   : assert (!waiting[rx.reading] || ours_number[rx.reading] == frames_read);
-    i_second  : assert (waiting != 2'b11 || ours_number[!rx.reading] == frames_read + 4'd1);
-    i_only    : assert (rx.full != 2'b11 || waiting[rx.reading] || !waiting[!rx.reading] || ours_number[!rx.reading] == frames_read);
-    if (waiting[rx.reading] && index < ours_length[rx.reading] && rx.fetched_valid && at + 11'(rx.data_valid) == index) begin
-      i_ahead : assert (rx.fetched == ours_value[rx.reading]);
+    i_at     : assert (rx.at == at + 11'(rx.data_valid) + 11'(rx.fetched_valid) && (!rx.data_valid || rx.fetched_valid));
+    i_valid  : assert (held[next_out] || !(rx.data_valid || rx.fetched_valid));
+    i_first  : assert (!waiting[next_out] || ours_number[next_out] == frames_read);
+    i_second : assert (waiting != 2'b11 || ours_number[!next_out] == frames_read + 4'd1);
+    i_only   : assert (held != 2'b11 || waiting[next_out] || !waiting[!next_out] || ours_number[!next_out] == frames_read);
+    if (held[next_out] && index < held_length[next_out] && rx.fetched_valid && at + 11'(rx.data_valid) == index) begin
+      i_ahead : assert (rx.fetched == held_value[next_out]);
     end
   end
 
   for (genvar s = 0; s < 2; s++) begin : g_buffer
-    always_ff @(posedge clk) if (begun && waiting[s]) begin
-      i_kept : assert (rx.length[s] == ours_length[s] && (index >= ours_length[s] || rx.buffer[{1'(s), index}] == ours_value[s]));
+    always_ff @(posedge clk) if (begun && held[s]) begin
+      i_length : assert (rx.length[s] == held_length[s] && held_length[s] >= 11'(HEADER_BYTES) && held_length[s] <= 11'(MAX_CONTENT));
+      i_kept   : assert (index >= held_length[s] || rx.buffer[{1'(s), index}] == held_value[s]);
+      i_ours   : assert (!ours[s] || (held_length[s] == ours_length[s] && (index >= held_length[s] || held_value[s] == ours_value[s])));
     end
   end
 
   // What comes of it.
   always_ff @(posedge clk) if (begun) begin
     no_zero_inside  : assert (tx.state != SEND || out_data != 0);
-    every_one_taken : assert (!arrives || (rx.started && rx.good));
+    every_one_sent  : assert (frames_given - frames_sent == 4'(tx.state >= CRC));
+    every_one_taken : assert (!arrives || (line_any && is_frame && line_count == content + 12'd4));
     none_lost       : assert (frames_sent - frames_read == 4'(waiting[0]) + 4'(waiting[1]));
     none_called_bad : assert (!bad || was_noise);
-    if (frame_valid && waiting[rx.reading]) begin
-      in_order    : assert (ours_number[rx.reading] == frames_read);
-      its_length  : assert (frame_length == ours_length[rx.reading]);
-      every_byte  : assert (at != index || index >= frame_length || data == ours_value[rx.reading]);
+    bad_if_it_is    : assert (bad == line_bad);
+    kept_if_it_is   : assert (rx.full == held);
+    all_is_reported : assert (pending == (held != 0 || bad) && sent == line_sent);
+    stays_to_be_read: assert (!to_stay || frame_valid);
+    if (frame_valid) begin
+      one_is_there : assert (held[next_out] && frame_length == held_length[next_out]);
+      every_byte   : assert (at != index || index >= frame_length || data == held_value[next_out]);
+      its_bytes    : assert (!ours[next_out] || index >= frame_length || held_value[next_out] == ours_value[next_out]);
+      its_length   : assert (!ours[next_out] || frame_length == ours_length[next_out]);
+      in_order     : assert (!ours[next_out] || ours_number[next_out] == frames_read);
     end
+    a_byte_is_read  : cover (frame_valid && ours[next_out] && at == index && index < frame_length && data == 0);
+    a_frame_arrives : cover (arrives && held == 2'b01 && !ours[0] && full_runs != 0);
+    noise_is_bad    : cover (bad && tx.state == SEND && line_count == 0);
   end
 endmodule

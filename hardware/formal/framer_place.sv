@@ -28,7 +28,7 @@ module framer_place
   assign is_open     = !framer.closed && place == framer.tx.code_place;
   assign in_open_run = !framer.closed && code_at == framer.tx.code_place;
 
-  logic nonzero, in_run, follows, chained, stands, watched;
+  logic nonzero, in_run, follows, counted, summed, stands, watched;
   always_comb begin
     nonzero = is_open || here != 0;
     // The code of its run counts it.
@@ -41,21 +41,21 @@ module framer_place
     else follows = place <= framer.tx.code_place && memo.run_before != 0 && 12'(memo.run_before) <= place
                 && memo.run_before == memo_last.distance + 8'd1 && of_run == memo.run_before;
     // What was taken before it is what was taken before the last place, and the byte that this one stands for.
-    if (place == 0) chained = memo.index == 0 && memo.crc == START;
-    else chained = memo.index == memo_last.index + 12'(framer_pkg::stands_for_a_byte(memo_last, last))
-                && memo.crc == framer_pkg::crc_after(memo_last, last, of_last);
+    counted = place == 0 ? memo.index == 0 : memo.index == memo_last.index + 12'(framer_pkg::stands_for_a_byte(memo_last, last));
+    summed  = memo.crc == (place == 0 ? START : framer_pkg::crc_after(memo_last, last, of_last));
     stands  = framer_pkg::stands_for_a_byte(memo, place);
     watched = memo.index <= framer.count && (!stands || (memo.index < framer.count
            && (memo.index != 12'(framer.index) || (memo.distance != 0 ? here : 8'd0) == framer.value)));
   end
-  assign holds = !given || (nonzero && in_run && follows && chained && watched);
+  assign holds = !given || (nonzero && in_run && follows && counted && summed && watched);
 
   if (ASSERTED) begin : g_asserted
     always_ff @(posedge clk) if (framer.begun && given) begin
       i_nonzero : assert (nonzero);
       i_in_run  : assert (in_run);
       i_follows : assert (follows);
-      i_chained : assert (chained);
+      i_counted : assert (counted);
+      i_summed  : assert (summed);
       i_watched : assert (watched);
     end
   end

@@ -25,11 +25,20 @@ class Model:
 
     def claims(self) -> dict[str, str]:
         """Assertions: by name, the function of a state that says whether it holds there."""
-        found = re.findall(r"^; yosys-smt2-assert (\d+) (\S+)", self.text, re.MULTILINE)
-        return {name: f"|{self.top}_a {number}|" for number, name in found}
+        return self._named("assert")
+
+    def cases(self) -> dict[str, str]:
+        """What must be possible, so that nothing holds for want of a case: cover statements, as ``claims``."""
+        return self._named("cover")
+
+    def _named(self, kind: str) -> dict[str, str]:
+        found = re.findall(rf"^; yosys-smt2-{kind} (\d+) (\S+)", self.text, re.MULTILINE)
+        named = {name: f"|{self.top}_{kind[0]} {number}|" for number, name in found}
+        if not named or len(named) != len(found):
+            raise ValueError(f"{self.top}: {len(found)} {kind} statements with {len(named)} names: each needs its own")
+        return named
 
 
-@lru_cache(maxsize=4)
 def formulas(model: Model, script: str) -> list[z3.BoolRef]:
     """The assertions of ``script`` about states s0, s1, ..., with a constant for each register of each state.
 
@@ -76,13 +85,28 @@ def start(model: Model, depth: int, seconds: float) -> str:
 
 def step(model: Model, depth: int, claim: str, seconds: float) -> str:
     """Whether ``claim`` holds after ``depth`` states in which all assertions held."""
-    states, claims = range(depth + 1), model.claims()
-    before = "".join(f"(assert (|{model.top}_a| s{i}))\n" for i in states[:-1])
-    goals = "".join(f"(assert (not ({function} s{depth})))\n" for function in claims.values())
-    # All goals in one script: it is read once in a process.
-    found = formulas(model, assume(model, states) + before + goals)
-    known, negated = found[: -len(claims)], found[-len(claims) :]
-    return verdict(ask([*known, negated[list(claims).index(claim)]], seconds))
+    known, last = after(model, depth)
+    return verdict(ask([*known, z3.Not(last[claim])], seconds))
+
+
+def possible(model: Model, depth: int, case: str, seconds: float) -> str:
+    """Whether ``case`` can be met after ``depth`` states in which all assertions held."""
+    known, last = after(model, depth)
+    answer = ask([*known, last[case]], seconds)
+    return HOLDS if answer == z3.sat else FAILS if answer == z3.unsat else OPEN
+
+
+@lru_cache(maxsize=1)
+def after(model: Model, depth: int) -> tuple[list[z3.BoolRef], dict[str, z3.BoolRef]]:
+    """What is known of ``depth`` states in which all assertions held and of one more, and each claim and case of that.
+
+    All are read at once, because that takes as long as most answers.
+    """
+    functions = {**model.claims(), **model.cases()}
+    known = assume(model, range(depth + 1)) + "".join(f"(assert (|{model.top}_a| s{i}))\n" for i in range(depth))
+    asked = "".join(f"(assert ({function} s{depth}))\n" for function in functions.values())
+    found = formulas(model, known + asked)
+    return found[: -len(functions)], dict(zip(functions, found[-len(functions) :], strict=True))
 
 
 def verdict(answer: z3.CheckSatResult) -> str:

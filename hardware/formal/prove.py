@@ -20,17 +20,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from broken import FAULTS, Fault
-from induction import FAILS, HOLDS, Model, start, step
+from induction import FAILS, HOLDS, Model, possible, start, step
 
 FORMAL = Path(__file__).resolve().parent
 RTL = FORMAL.parent / "rtl"
-QUICKLY = 5.0
+QUICKLY = 3.0
 """Seconds for a question in the first search for what a fault breaks."""
 PASSES = (
     "read_verilog -overwrite +/ecp5/cells_sim.v",  # what the cells mean that the ECP5 leaves name
     "prep -flatten -nordff -top {top}",
     "memory_nordff",
     "setundef -undriven -anyseq",  # what is undefined may be anything, and something else in every cycle
+    "check -assert",
     "async2sync",
     "chformal -lower",
     "opt_clean",
@@ -63,14 +64,13 @@ PROOFS = {
 
 
 def model(name: str, fault: Fault | None = None) -> Model:
-    """The state machine of a proof, with a fault or without. Raises ``ValueError`` where the RTL lacks its place."""
+    """The state machine of a proof, with a fault or without. Raises ``ValueError`` where there is no place for it."""
     proof = PROOFS[name]
     with TemporaryDirectory() as place:
         folder = Path(place)
         files = [RTL / f"{module}.sv" for module in proof.rtl]
         if fault:
-            at = next(i for i, module in enumerate(proof.rtl) if module == fault.module)
-            files[at] = broken(fault, folder)
+            files[proof.rtl.index(fault.module)] = broken(fault, folder)
         files += [FORMAL / f"{module}.sv" for module in proof.harness]
         output = folder / "model.smt2"
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
@@ -116,6 +116,7 @@ def prove(pool: ProcessPoolExecutor, name: str, seconds: float) -> list[str]:
     """Print every assertion; return what is not proved."""
     began, depth, machine = time.monotonic(), PROOFS[name].depth, model(name)
     found = {"from reset on": start(machine, depth, seconds)}
+    found |= {case: possible(machine, depth, case, seconds) for case in machine.cases()}
     for claim, verdict in steps(pool, machine, depth, seconds):
         found[claim] = verdict
     for claim, verdict in found.items():
@@ -133,7 +134,7 @@ def unnoticed(pool: ProcessPoolExecutor, name: str, fault: Fault, seconds: float
             if verdict == FAILS:
                 print(f"{where}: {claim}", flush=True)
                 return None
-    return f"{where}: nothing fails"
+    return f"{where}: nothing fails that could be decided in {seconds:g} s"
 
 
 def main() -> int:
@@ -145,6 +146,8 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.seconds < 1 or arguments.jobs < 1:
+        parser.error(f"--seconds {arguments.seconds:g} and --jobs {arguments.jobs}: at least 1")
     for name in set(arguments.proofs) - set(PROOFS):
         parser.error(f"unknown proof {name!r}; valid: {', '.join(PROOFS)}")
 

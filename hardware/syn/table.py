@@ -19,7 +19,7 @@ def table(report: dict[str, Any]) -> str:
     """Markdown: a row for each design, a dash where the report has no figure."""
     lines = [HEADER, "|" + "---|" * (HEADER.count("|") - 1)]
     for name, part in report.items():
-        seeds = " ".join(f"{mhz:.1f}" for mhz in part.get("fmax_mhz_by_seed", {}).values())
+        seeds = ", ".join(f"{seed}: {mhz:.1f}" for seed, mhz in part.get("fmax_mhz_by_seed", {}).items())
         bitstream = part.get("bitstream_bytes")
         cells = (
             f"`{name}`", part["macs_per_cycle"], part["dsps"], part["luts"], part["luts_per_mac"], part["flip_flops"],

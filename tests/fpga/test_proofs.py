@@ -22,7 +22,7 @@ spec.loader.exec_module(broken)
 )
 def test_a_fault_has_one_place(fault: broken.Fault) -> None:
     source = (HARDWARE / "rtl" / f"{fault.module}.sv").read_text()
-    assert source.count(fault.right) == 1 and fault.wrong not in (fault.right, source)
+    assert source.count(fault.right) == 1 and fault.wrong != fault.right
 
 
 def test_the_framer_counts_the_transmitters_states_as_it_does() -> None:

@@ -9,7 +9,23 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.triggers import RisingEdge
 
-LENGTHS = (4, 5, 248, 249, 250, 251, 503, 504, 505, 2044)  # with four bytes of CRC: runs around their 254 bytes
+from mx_fpga.framing import encode_frame
+
+FOREIGN = bytes(range(1, 255))  # with its CRC beyond a full run
+LENGTHS = (
+    4,
+    5,
+    248,
+    249,
+    250,
+    251,
+    254,
+    503,
+    504,
+    505,
+    508,
+    2044,
+)  # with four bytes of CRC: runs around their 254 bytes
 
 
 def content(draw: random.Random, length: int) -> bytes:
@@ -22,6 +38,7 @@ class Traffic:
     def __init__(self, dut, draw: random.Random, frames: list[bytes]) -> None:
         self.dut, self.draw, self.frames = dut, draw, frames
         self.read: list[bytes] = []
+        self.foreign = 0
 
     async def until(self, signal) -> None:
         """An edge before which ``signal`` was high."""
@@ -50,11 +67,12 @@ class Traffic:
             dut.finish.value = 0
 
     async def make_noise(self) -> None:
-        """Bytes that are no frame, ended by a zero."""
-        dut = self.dut
+        """Bytes that are no frame, ended by a zero, and the host's frames."""
+        dut, draw = self.dut, self.draw
         while True:
             await self.rest(0.99)
-            for byte in [*content(self.draw, self.draw.randrange(6)), 0]:
+            noise = content(draw, draw.choice((0, 3, 5, 300, 2100))) + b"\0"
+            for byte in encode_frame(FOREIGN) if draw.random() < 0.4 else noise:
                 dut.noise_valid.value, dut.noise.value = 1, byte
                 await self.until(dut.noise_ready)
                 dut.noise_valid.value = 0
@@ -79,7 +97,10 @@ class Traffic:
             await RisingEdge(dut.clk)
             dut.release_.value = 0
             await RisingEdge(dut.clk)
-            self.read.append(bytes(found))
+            if found == FOREIGN:
+                self.foreign += 1
+            else:
+                self.read.append(bytes(found))
 
 
 @cocotb.test()
@@ -88,6 +109,7 @@ async def frames_pass_and_the_claims_hold(dut) -> None:
     draw = random.Random(5)
     for name in ("start", "in_valid", "finish", "pause", "noise_valid", "advance", "release_"):
         getattr(dut, name).value = 0
+    foreign = 0
     for _ in range(12):
         frames = [content(draw, length) for length in draw.sample(LENGTHS, 4)]
         dut.any_place.value, dut.any_index.value = draw.randrange(2060), draw.choice((0, 3, 247, draw.randrange(2044)))
@@ -98,6 +120,8 @@ async def frames_pass_and_the_claims_hold(dut) -> None:
         others = [cocotb.start_soon(work) for work in (traffic.send(), traffic.make_noise(), traffic.stall())]
         await traffic.take()
         assert traffic.read == frames
+        foreign += traffic.foreign
         for other in others:
             other.cancel()
         dut.noise_valid.value = 0
+    assert foreign > 0

@@ -16,6 +16,7 @@ from mx_fpga.verilator import VerilatorMissing, find
 REPOSITORY = Path(__file__).resolve().parents[3]
 RTL = REPOSITORY / "hardware" / "rtl"
 PACKAGES = ("mx_constants.sv", "mx_types.sv", "mx_crc32.sv")
+BUILD = ["-Wno-fatal", "--assert", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mx_fpga" / "tests"
 
 
@@ -42,7 +43,7 @@ def run_cocotb(
     runner_module = pytest.importorskip("cocotb_tools.runner", reason="no cocotb: pip install 'mx-plugin[sim]'")
     used = [*sources(), *harness]
     # What is kept names files of the environment that built it: make asks for them, and another one may be gone.
-    key = hashlib.sha256(repr((sorted((parameters or {}).items()), sys.prefix)).encode())
+    key = hashlib.sha256(repr((sorted((parameters or {}).items()), BUILD, sys.prefix)).encode())
     for path in used:
         key.update(path.read_bytes())
     build = CACHE / f"{top}-{key.hexdigest()[:16]}"
@@ -52,7 +53,7 @@ def run_cocotb(
         runner = _runner(runner_module)
         runner.build(
             sources=used, hdl_toplevel=top, build_dir=build, parameters=parameters or {}, always=False,
-            build_args=["-Wno-fatal", "--assert", "-O3", "--x-assign", "fast", "-CFLAGS", "-O1"],
+            build_args=BUILD,
             log_file=tmp_path / "build.log",
         )  # fmt: skip
         results = runner.test(
