@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,8 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "docs" / "tables" / "alerts_series.py"
+from tests.scripts import load
+
 SEED = 4711
 """Not among those by which the thresholds were chosen (docs/dashboard.md)."""
 
@@ -22,11 +22,7 @@ Run = Callable[[str, str, int], dict[str, int]]
 
 @pytest.fixture(scope="module")
 def series() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("alerts_series", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("docs/tables/alerts_series.py")
 
 
 @pytest.fixture

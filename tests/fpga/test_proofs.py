@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 
-HARDWARE = Path(__file__).resolve().parents[2] / "hardware"
-spec = importlib.util.spec_from_file_location("formal_broken", HARDWARE / "formal" / "broken.py")
-assert spec and spec.loader
-broken = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = broken
-spec.loader.exec_module(broken)
+from tests.scripts import ROOT, load
+
+HARDWARE = ROOT / "hardware"
+broken = load("hardware/formal/broken.py")
 
 
 @pytest.mark.parametrize(
     "fault", [fault for faults in broken.FAULTS.values() for fault in faults], ids=lambda fault: fault.right.strip()
 )
-def test_a_fault_has_one_place(fault: broken.Fault) -> None:
+def test_a_fault_has_one_place(fault: Any) -> None:
     source = (HARDWARE / "rtl" / f"{fault.module}.sv").read_text()
     assert source.count(fault.right) == 1 and fault.wrong != fault.right
 

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-SYN = Path(__file__).resolve().parents[2] / "hardware" / "syn"
+from tests.scripts import ROOT, load
 
-
-def load(name: str) -> ModuleType:
-    """A script of hardware/syn, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"syn_{name}", SYN / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-build, table = load("build"), load("table")
+SYN = ROOT / "hardware" / "syn"
+build, table = load("hardware/syn/build.py"), load("hardware/syn/table.py")
 REPORT: dict[str, dict[str, Any]] = json.loads((SYN / "report.json").read_text())
 
 
