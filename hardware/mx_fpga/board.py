@@ -77,7 +77,7 @@ class Board:
             self.geometry = Geometry.of(self.hello)
             self._check_geometry()
             self.memory = Memory(self.hello)
-            self.link.request(Message.RESET)
+            self._start_from_nothing()
             self.energy_when_opened = self._first_reading()
         except BaseException:
             self.close()
@@ -139,7 +139,7 @@ class Board:
         ]
         requests.append((Message.LOAD_COMMIT, protocol.handle_only(place.handle)))
         try:
-            self.link.exchange(requests)
+            self.link.exchange(requests, since=self._met)
         except BaseException:
             self.memory.drop(chunk)
             raise
@@ -201,7 +201,8 @@ class Board:
                     part = slice(first, min(first + columns, tokens))
                     stream = layout.activation_stream(elements[part], scales[part], x.format.name)
                     batches.append(self._batch(part, stream, format_number(x.format.name), place, chunk, weight.blocks))
-                replies = self.link.exchange(request for batch in batches for request in batch.requests)
+                requests = (request for batch in batches for request in batch.requests)
+                replies = self.link.exchange(requests, since=self._met)
                 done, alone = self._store(out, batches, replies), False
             except (Refused, LinkReopened) as error:
                 before, alone = done, True
@@ -343,8 +344,14 @@ class Board:
                 f"at {self.link.url} another board answers than before: {hello.name} instead of {self.hello.name}; "
                 "open it anew"
             )
-        self.link.request(Message.RESET)
+        self._start_from_nothing()
+
+    def _start_from_nothing(self) -> None:
+        """What is loaded from now on counts as lost when the port has been opened anew, whoever notices it."""
+        met = self.link.opened
+        self.link.exchange([(Message.RESET, b"")], since=met)
         self.memory.clear()
+        self._met = met
 
 
 @dataclass

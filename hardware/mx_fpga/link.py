@@ -91,6 +91,8 @@ class Link:
         self.url = url
         self.credits = 1  # until the board has said how many it can hold
         self._chosen_credits = credits
+        self.opened = 0
+        """How often the port was opened anew."""
         self.statistics = LinkStatistics()
         self.timeout_s, self.retries, self.backoff_s, self.reopen_s = timeout_s, retries, backoff_s, reopen_s
         self._options = {"baudrate": baudrate, "rtscts": rtscts, "write_timeout_s": timeout_s}
@@ -110,16 +112,23 @@ class Link:
         """Send one request and return its reply's payload; errors as in :meth:`exchange`."""
         return self.exchange([(message, payload)])[0]
 
-    def exchange(self, requests: Iterable[Request]) -> list[bytes]:
+    def exchange(self, requests: Iterable[Request], *, since: int | None = None) -> list[bytes]:
         """Send requests, as many at once as there are credits, and return the payloads of their replies, in order.
+
+        Args:
+            requests: messages with their payloads.
+            since: what ``opened`` was when the board got what these requests build upon; whoever noticed that the port
+                was opened anew, nothing is sent then.
 
         Raises:
             Refused: the board answered one of them with a status; those after it may or may not have been executed.
-            LinkReopened: the port vanished and came back; what the board holds is unknown.
+            LinkReopened: the port vanished and came back, now or after ``since``; what the board holds is unknown.
             LinkError: no valid reply within the retries, or the port vanished and stayed away.
         """
         with self._lock:
             port = self._port or self._open_again()
+            if since is not None and since != self.opened:
+                raise LinkReopened(f"{self.url} was opened anew")
             window = Window(requests, self.credits, self._sequences)
             try:
                 _Exchange(self, port, window).run()
@@ -192,6 +201,7 @@ class Link:
         if self._closed:
             raise LinkError(f"the link to {self.url} is closed; open a new one")
         self._port = self._new_port()
+        self.opened += 1
         return self._port
 
     def _reopen(self, why: PortLost) -> None:

@@ -23,6 +23,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import floorplan
+
 HARDWARE = Path(__file__).resolve().parents[1]
 REPORT = HARDWARE / "syn" / "report.json"
 SEEDS = (1, 2, 3, 4, 5)
@@ -41,8 +43,9 @@ LUTS = {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 6}
 class Design:
     """What is built: its top, the part whose area counts, and what it must reach.
 
-    ``modules``: of ``rtl``, without the packages and leaves; default: all. ``macs``: products a cycle. ``most`` and
-    ``least``: thresholds by the report's names.
+    ``modules``: of ``rtl``, without the packages and leaves; default: all. ``macs``: products a cycle. ``placer``:
+    nextpnr's; heap reaches higher clock rates, static leaves the router more room. ``most`` and ``least``: thresholds
+    by the report's names.
     """
 
     top: str
@@ -50,6 +53,7 @@ class Design:
     parameters: dict[str, int] = field(default_factory=dict)
     macs: int = 0
     target_mhz: int = 125
+    placer: str = "heap"
     pins: Path | None = None
     modules: tuple[str, ...] = ()
     sources: tuple[Path, ...] = ()
@@ -57,16 +61,16 @@ class Design:
     least: dict[str, float] = field(default_factory=dict)
 
 
-def tile(rows: int, columns: int, **thresholds: Any) -> Design:
+def tile(rows: int, columns: int, **more: Any) -> Design:
     return Design(
         "mx_tile_pins", "mx_tile", {"ROWS": rows, "COLUMNS": columns}, 32 * rows * columns, target_mhz=150,
-        modules=TILE, sources=(HARDWARE / "syn" / "mx_tile_pins.sv",), **thresholds,
+        modules=TILE, sources=(HARDWARE / "syn" / "mx_tile_pins.sv",), **more,
     )  # fmt: skip
 
 
 DESIGNS = {
     "dot": tile(1, 1, most={"dsps": 32, "luts_per_mac": 200}, least={"fmax_mhz": 100}),
-    "tile": tile(2, 2, most={"dsps": 128, "luts_per_mac": 150}, least={"gmacs_per_s": 10}),
+    "tile": tile(2, 2, placer="static", most={"dsps": 128, "luts_per_mac": 150}, least={"gmacs_per_s": 10}),
     "ulx3s": Design(
         "ulx3s", "ulx3s", macs=64, target_mhz=65, pins=HARDWARE / "boards" / "ulx3s" / "ulx3s.lpf",
         sources=(HARDWARE / "boards" / "ulx3s" / "top.sv",),
@@ -154,14 +158,15 @@ def program(name: str) -> str:
 
 def router_options(design: Design) -> list[str]:
     """Of every seed."""
-    return [*DEVICE, "--freq", str(design.target_mhz), "--timing-allow-fail"]
+    return [*DEVICE, "--freq", str(design.target_mhz), "--placer", design.placer, "--timing-allow-fail"]
 
 
 def origin(design: Design) -> str:
     """All that a seed's clock rate follows from, as one word: the same on every machine."""
     pins = [design.pins] if design.pins else []
     tools = [version(tool) for tool in TOOLS]
-    return digest(design.top, design.parameters, router_options(design), tools, *sources(design), *pins)[:16]
+    places = floorplan.places()
+    return digest(design.top, design.parameters, router_options(design), places, tools, *sources(design), *pins)[:16]
 
 
 def route(design: Design, netlist: Path, seed: int) -> tuple[float, Path]:
@@ -213,14 +218,15 @@ def build(
     if not seeds:
         return
     synthesise(design, design.top, netlist)
+    pinned = floorplan.pin(netlist)
     rates = known_rates(earlier, origin(design))
     for seed in seeds:
         if seed not in rates:
-            rates[seed], _ = route(design, netlist, seed)
+            rates[seed], _ = route(design, pinned, seed)
         report = {**report, **speed(design, rates)}
         yield report
     if design.pins:
-        _, best = route(design, netlist, max(rates, key=rates.__getitem__))
+        _, best = route(design, pinned, max(rates, key=rates.__getitem__))
         pack = [program("yowasp-ecppack"), "--compress", best.name, f"{name}.bit"]
         subprocess.run(pack, cwd=folder, check=True)
         yield {**report, "bitstream_bytes": (folder / f"{name}.bit").stat().st_size}

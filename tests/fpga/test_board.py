@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mx_fpga import arithmetic
 from mx_fpga.board import Board, open_boards
 from mx_fpga.elements import FORMATS, element_table
-from mx_fpga.errors import BoardError, LinkError, Refused
+from mx_fpga.errors import BoardError, LinkError, LinkReopened, Refused
 from mx_fpga.fake import DEFAULT, FakeBoard
 from mx_fpga.fake_port import FakePort
 from mx_fpga.protocol import Energy, EnergyScope, EnergySource, Message
@@ -300,6 +300,32 @@ def test_unplugged_and_plugged_again_it_is_loaded_anew(tmp_path: Path, caplog: p
         assert board.traffic.loads == 2 and board.link.statistics.reopened == 1
         timer.join()
     plugs[0].close()
+
+
+@pytest.mark.parametrize("stays_away", [False, True])
+def test_a_loss_that_something_else_noticed_is_a_loss_for_the_weights_too(tmp_path: Path, stays_away: bool) -> None:
+    """A meter reads the board while its port is gone, and by then another host has loaded its own weights."""
+    w, x = packed(64, 64, "MXFP8"), packed(4, 64, "MXFP8", 1)
+    path = tmp_path / "board"
+    fake = FakeBoard()
+    first = FakePort(fake)
+    path.symlink_to(first.url)
+    with Board.open(str(path), **FAST | {"reopen_s": 0.2 if stays_away else 10.0}) as board:
+        weight = board.load_weight(w)
+        first.close()
+        path.unlink()
+        with FakePort(fake) as elsewhere, Board.open(elsewhere.url, **FAST) as foreign:
+            foreign.load_weight(packed(64, 64, "MXFP8", 2))
+        with FakePort(fake) as back:
+            if not stays_away:
+                path.symlink_to(back.url)
+            with pytest.raises(LinkError if stays_away else LinkReopened):
+                board.counters()
+            if stays_away:
+                path.symlink_to(back.url)
+                board.counters()
+            assert same_bits(board.run(weight, x), expected(x, w))
+            assert board.traffic.loads == 2 and board.traffic.recoveries == 1
 
 
 def test_another_board_at_the_same_port_is_not_taken_for_the_first(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_clock_rate_takes_every_seed() -> None:
 
 
 def test_seeds_of_a_report_are_kept_if_it_was_made_from_the_same() -> None:
-    """Each takes half an hour: several machines, or days, may share them."""
+    """Several machines, or days, may share them."""
     earlier = {"made_from": "abc", "fmax_mhz_by_seed": {"1": 113.82, "3": 110.0}}
     assert build.known_rates(earlier, "abc") == {1: 113.82, 3: 110.0}
     assert build.known_rates(earlier, "abd") == {}
