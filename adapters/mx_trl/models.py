@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -121,7 +122,21 @@ def ensure_padding(tokenizer: PreTrainedTokenizerBase, policy: PreTrainedModel, 
             tokenizer.add_special_tokens({"pad_token": PAD})
         logger.info("padding token: %r (%d)", tokenizer.pad_token, tokenizer.pad_token_id)
     if tokenizer.pad_token_id >= policy.get_input_embeddings().weight.shape[0]:
-        policy.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        _grow(policy, len(tokenizer))
+
+
+def _grow(policy: PreTrainedModel, tokens: int) -> None:
+    """New rows are the mean of the old ones: where all logits are far below 0 (GPT-2), a small row would win them all,
+    and a random one would differ between a policy and its reference."""
+    before = policy.get_input_embeddings().weight.shape[0]
+    policy.resize_token_embeddings(tokens, mean_resizing=False)
+    with torch.no_grad():
+        for module in (policy.get_input_embeddings(), policy.get_output_embeddings()):
+            if module is None or module.weight.shape[0] <= before:
+                continue
+            for weight in (module.weight, getattr(module, "bias", None)):
+                if weight is not None:
+                    weight[before:] = weight[:before].float().mean(0).to(weight.dtype)
 
 
 def plain_generation(policy: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ends: list[int]) -> None:

@@ -247,15 +247,16 @@ class OffloadBackend(EmulateBackend):
             board = self.board.get()
             if board is not None:
                 weight.on_board = board.load_weight(weight.packed)
-        except DoesNotFit as error:
+        except (DoesNotFit, FormatError) as error:
             self._keep_on_host(weight, error)
         except BoardError as error:
             self.board.failed(error)
 
-    def _keep_on_host(self, weight: FpgaWeight, error: DoesNotFit) -> None:
+    def _keep_on_host(self, weight: FpgaWeight, error: DoesNotFit | FormatError) -> None:
+        """A weight, or its activations, that this board cannot take."""
         if self.board.on_failure == "stop":
             raise error
-        weight.why_not_on_board = str(error)
+        weight.why_not_on_board, weight.on_board = str(error), None
         log.warning("a weight is multiplied on the host, with the same bits: %s", error)
 
     def _product_of(self, weight: FpgaWeight) -> Callable[[MXTensor], NDArray[np.float32]]:
@@ -266,6 +267,8 @@ class OffloadBackend(EmulateBackend):
                 board = self.board.get()
                 if board is not None and weight.on_board is not None:
                     return board.run(weight.on_board, x)
+            except FormatError as error:
+                self._keep_on_host(weight, error)
             except BoardError as error:
                 self.board.failed(error)
             self._emulated_calls += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from mx_plugin.interfaces import Measurement, Meter
 
@@ -32,10 +31,10 @@ class FpgaMeter(Meter):
 
     def __init__(self, board: str | None = None) -> None:
         self._chosen = board
-        self._before: WeakKeyDictionary[Board, _Reading] = WeakKeyDictionary()
+        self._before: dict[Board, _Reading] = {}
 
     def begin_window(self, name: str) -> None:
-        self._before = WeakKeyDictionary()
+        self._before = {}
         for board in self._boards():
             self._before[board] = _read(board)
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from mx_plugin import formats
-from mx_plugin.errors import PluginError, PolicyError, nearest
+from mx_plugin.errors import FormatError, PluginError, PolicyError, nearest
 from mx_plugin.formats import MXTensor
 from mx_plugin.formats.cast import StochasticKey
 from mx_plugin.formats.spec import canonical
@@ -260,7 +260,7 @@ class VerifyBackend(Backend):
             if weight.on_board is None:
                 weight.on_board = board.load_weight(weight.packed, now=False)
             return board.run(weight.on_board, x)
-        except DoesNotFit as error:
+        except (DoesNotFit, FormatError) as error:
             weight.why_not_on_board = str(error)
             self._tell_once(f"a weight is compared with emulate alone: {error}")
         except BoardError as error:

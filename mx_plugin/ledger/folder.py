@@ -201,6 +201,12 @@ def _number(value: SupportsFloat | None) -> str:
     return str(value) if isinstance(value, int) else repr(float(value))
 
 
+def was_set_aside(path: Path) -> bool:
+    """Whether ``path`` is what an earlier run left, renamed ``<name>.1``, ...; a name like ``lr_0.5`` alone is none."""
+    name, _, number = path.name.rpartition(".")
+    return bool(name) and number.isdigit() and path.with_name(name).exists()
+
+
 def _free_name(path: Path) -> Path:
     """``name.1``, ``name.2``, ...: one more than the highest taken."""
     taken = [

@@ -13,6 +13,7 @@ from ..errors import LedgerError, MXError
 from ..experiments.errors import ExperimentError
 from ..experiments.folder import DONE, ResultsFolder
 from ..experiments.plan import Plan
+from ..ledger.folder import was_set_aside
 from ..ledger.rows import EnergyRow
 
 CONFIG, ENERGY, METRICS = "config.json", "energy.csv", "metrics.csv"
@@ -172,7 +173,8 @@ def collect_stability(path: str | Path) -> ReportData:
     runs = []
     for file in sorted(folder.rglob(STABILITY)):
         where = file.parent.relative_to(folder)
-        if any(part.startswith(".") or part.rpartition(".")[2].isdigit() for part in where.parts):
+        inside = [folder.joinpath(*where.parts[: depth + 1]) for depth in range(len(where.parts))]
+        if any(part.name.startswith(".") or was_set_aside(part) for part in inside):
             continue
         run = RunData("/".join(where.parts) or _policy_name(folder), 0, file.parent)
         _read_stability(run, troubles)

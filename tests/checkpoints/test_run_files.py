@@ -45,11 +45,13 @@ def test_a_run_leaves_its_options_logs_curves_checkpoints_and_model(make_learnin
 
 def test_an_earlier_run_is_set_aside_and_not_overwritten(make_learning: Make, tmp_path: Path) -> None:
     make_learning("sft", tmp_path, max_steps=1).run()
+    (tmp_path / "held_out.json").write_text("{}")
     first = train_log(tmp_path)
     for number in (1, 2):
         make_learning("sft", tmp_path, max_steps=1, seed=5 + number).run()
         assert (tmp_path / f"checkpoints.{number}" / "final").is_dir()
         assert (tmp_path / f"config.json.{number}").is_file()
+    assert (tmp_path / "held_out.json.1").is_file() and not (tmp_path / "held_out.json").exists()
     assert (tmp_path / "logs.1" / "train.jsonl").read_text() == first != train_log(tmp_path)
 
 

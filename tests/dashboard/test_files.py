@@ -118,6 +118,7 @@ def test_runs_without_the_callback_are_shown_by_their_logs(tmp_path: Path, feedi
     line(tmp_path / "ppo" / "logs" / "train.jsonl", '{"step": 1, "objective/kl": 2.0}\n')
     line(tmp_path / "sft" / "logs" / "train.jsonl", '{"step": 1, "loss": 2.5}\n')
     line(tmp_path / "sft" / "policy_A.1" / STABILITY, '{"step": 1, "kl": 2.5}\n')
+    (tmp_path / "sft" / "policy_A").mkdir()
     line(tmp_path / "sft" / "checkpoints" / "x" / STABILITY, '{"step": 1, "kl": 2.5}\n')
     feed, begun = feeding
     feed.poll()
@@ -126,3 +127,9 @@ def test_runs_without_the_callback_are_shown_by_their_logs(tmp_path: Path, feedi
         "sft": [(1, {"loss": 2.5})],
     }
     assert len(find_runs(tmp_path)) == 2
+
+
+def test_a_run_whose_name_ends_in_a_number_is_a_run(tmp_path: Path) -> None:
+    for name in ("1", "lr_0.5", "beta.2", "lr_0.5.1"):
+        line(tmp_path / name / STABILITY, '{"step": 1, "kl": 2.5}\n')
+    assert [run.name for run, _ in find_runs(tmp_path)] == ["1", "beta.2", "lr_0.5"], "lr_0.5.1 was set aside"

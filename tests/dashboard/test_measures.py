@@ -111,6 +111,18 @@ def test_gradient_norms_are_those_before_clipping(model: Blocks, max_norm: float
     assert "clip_grad_norm_" not in vars(trainer.accelerator)
 
 
+def test_two_may_watch_one_trainer(model: Blocks) -> None:
+    both = [GradientNorms({"policy": model}) for _ in range(2)]
+    trainer = Trainer()
+    with both[0].watching(trainer), both[1].watching(trainer):
+        model.head.weight.grad = torch.ones_like(model.head.weight)
+        trainer.accelerator.clip_grad_norm_(list(model.parameters()), 0.5)
+        torch.optim.SGD(model.parameters(), lr=0.0).step()
+    size = model.head.weight.numel() ** 0.5
+    assert [norms.take() for norms in both] == [pytest.approx({"policy": size}, rel=1e-4)] * 2
+    assert "clip_grad_norm_" not in vars(trainer.accelerator)
+
+
 def test_a_nan_gradient_is_not_lost_between_two_records(model: Blocks) -> None:
     norms = GradientNorms({"policy": model})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)

@@ -181,6 +181,9 @@ def test_what_is_there_is_replaced_only_when_asked_and_only_if_it_is_a_model(
         export_model(embedded.policy, tmp_path / "out", packed=True, policy="C")
     export_model(embedded.policy, tmp_path / "out", packed=True, policy="C", overwrite=True)
     assert (tmp_path / "out" / MANIFEST).is_file() and not (tmp_path / "out" / "model.safetensors").exists()
+    (tmp_path / "out" / "checkpoint-500").mkdir()
+    with pytest.raises(StageError, match=r"holds more than an exported model \(checkpoint-500\)"):
+        export_model(embedded.policy, tmp_path / "out", overwrite=True)
     with pytest.raises(StageError, match="holds the model that is exported"):
         export_model(embedded.policy, embedded.policy, overwrite=True)
 

@@ -14,7 +14,7 @@ import mx_fpga.lazy_board
 from mx_fpga import arithmetic
 from mx_fpga.board import open_boards
 from mx_fpga.compare import allowed_error, compare_within
-from mx_fpga.elements import FORMATS
+from mx_fpga.elements import FORMATS, format_number
 from mx_fpga.errors import BoardError, DoesNotFit
 from mx_fpga.fake import DEFAULT, FakeBoard
 from mx_fpga.fake_port import FakePort
@@ -224,6 +224,26 @@ def test_a_row_that_is_too_long_for_the_board_is_refused_or_multiplied_on_the_ho
         backend.linear(torch.randn(1, 128), backend.load_weight(small))
         assert backend.counters().extra["emulated_calls"] == 1, "the board is still used for what fits"
         backend.close()
+
+
+@pytest.mark.parametrize("activations", ["MXFP8", "MXFP4"])
+def test_a_format_that_the_board_does_not_know_is_multiplied_on_the_host(
+    caplog: pytest.LogCaptureFixture, activations: str
+) -> None:
+    """Of the weight, or of the activations alone."""
+    fmt = "MXFP4" if activations == "MXFP8" else "MXFP8"
+    w, x = quantize(torch.randn(20, 64), fmt), torch.randn(2, 64)
+    with FakePort(FakeBoard(replace(DEFAULT, formats=1 << format_number("MXFP8")))) as port:
+        host = get_backend("fpga", mode="emulate")
+        expected = host.linear(x, host.load_weight(w), activations=activations)
+        offload = get_backend("fpga", url=port.url, on_failure="emulate", **LINK)
+        assert same_bits(offload.linear(x, offload.load_weight(w), activations=activations), expected)
+        assert "does not multiply MXFP4" in caplog.text and offload.counters().extra["emulated_calls"] == 1
+        offload.close()
+        verify = get_backend("fpga", mode="verify", url=port.url, share=1.0, **LINK)
+        verify.linear(x, verify.load_weight(w), activations=activations)
+        assert "compared with emulate alone" in caplog.text
+        verify.close()
 
 
 # ---------------------------------------------------------------------------- verify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -55,6 +56,22 @@ def test_a_board_without_a_meter_makes_the_window_unknown_with_the_reason(open_b
     found = meter.end_window("rollout")
     assert found.joules is None and found.why == "board fake has no energy meter (its source is none)"
     assert meter.describe()["sources"] == {"fake": "none"}
+
+
+def test_a_board_that_went_away_for_good_is_not_forgotten(open_board: Any) -> None:
+    """Its joules are lost: those of the boards that are left are not the window's."""
+    stays = open_board(EnergySource.MEASURED, "stays")
+    meter = plugins.get_meter("fpga")
+    with FakePort(FakeBoard(replace(DEFAULT, energy=EnergySource.MEASURED, name="goes"))) as port:
+        goes = Board.open(port.url)
+        meter.begin_window("rollout")
+        work(goes)
+        goes.close()
+        del goes
+        gc.collect()
+        work(stays)
+        found = meter.end_window("rollout")
+    assert found.joules is None and found.why == "a board was closed in this window"
 
 
 def test_measured_joules_are_those_of_the_window(open_board: Any) -> None:

@@ -62,6 +62,8 @@ def test_several_runs_are_told_apart_and_those_set_aside_left_out(tmp_path: Path
         write_run(tmp_path / name)
     data = collect_stability(tmp_path)
     assert [run.name for run in data.runs] == ["a/policy_A", "a/policy_C"]
+    write_run(tmp_path / "b" / "lr_0.5")
+    assert [run.name for run in collect_stability(tmp_path / "b").runs] == ["lr_0.5"]
     figures = stability_figures(data, {run.name: f"#00000{n}" for n, run in enumerate(data.runs)})
     norms = next(figure for figure in figures if figure.key == "stability-grad_norm")
     assert [trace["name"] for trace in norms.data] == [

@@ -102,7 +102,7 @@ def test_a_time_limit_ends_with_a_checkpoint_from_which_the_next_run_goes_on(
     sft = {"stage": "sft", "options": {"max_steps": 20, "save_strategy": "steps", "save_steps": 100}}
     # Over before the model is loaded, but not before the stage begins.
     ran, said = run(plan(sft, {"stage": "dpo"}), max_minutes=0.0005)
-    assert ran == ["sft"] and "stopped after 0.0005 minutes, with a checkpoint" in said
+    assert ran == ["sft"] and "stopped by --max_minutes, with a checkpoint" in said
     assert "dpo    not begun" in said
     [checkpoint] = (tmp_path / "out" / "sft" / "checkpoints").glob("checkpoint-*")
     assert not (checkpoint.parent / "final").exists()
@@ -112,6 +112,39 @@ def test_a_time_limit_ends_with_a_checkpoint_from_which_the_next_run_goes_on(
     assert config["resumed_from"] == str(checkpoint)
 
 
+def test_an_alert_that_stops_a_stage_stops_the_pipeline_and_is_named(
+    plan: Callable[..., PipelinePlan], tmp_path: Path
+) -> None:
+    rules = tmp_path / "alerts.yaml"
+    rule = {"name": "enough", "metric": "loss", "above": 0, "after_step": 2, "action": "stop"}
+    rules.write_text(yaml.safe_dump({"version": 1, "defaults": False, "rules": [rule]}))
+    sft = {"stage": "sft", "options": {"max_steps": 4, "alerts": str(rules)}}
+    ran, said = run(plan(sft, {"stage": "dpo"}))
+    assert ran == ["sft"] and "stopped by alert enough, with a checkpoint" in said
+
+
+def test_checkpoints_of_other_options_are_set_aside_before_the_stage_is_noted(
+    plan: Callable[..., PipelinePlan], tmp_path: Path
+) -> None:
+    """A process that dies before it begins must not leave them to the next one, as its own."""
+    planned = plan({"stage": "sft"})
+    claim_done(planned, "sft")
+    checkpoint = planned.folder("sft") / "checkpoints" / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
+
+    class Dies:
+        def execute(self, jobs: Iterable[Job], watch: Watch) -> Iterator[Outcome]:
+            for job in jobs:
+                job.log.write_text("killed")
+                yield Outcome(job, 1, 1.0)
+
+    with pytest.raises(StageError, match="failed"):
+        run_pipeline(planned, executor=Dies(), out=io.StringIO(), restart=True)
+    assert Records(planned).may_resume(planned.stages[0])
+    assert not checkpoint.exists() and (planned.folder("sft") / "checkpoints.1" / "checkpoint-1").is_dir()
+
+
 def claim_done(plan: PipelinePlan, *names: str) -> Records:
     """Records of stages as if they had ended, each with a model."""
     records = Records(plan)
@@ -119,7 +152,7 @@ def claim_done(plan: PipelinePlan, *names: str) -> Records:
         if stage.name in names:
             plan.final(stage.name).mkdir(parents=True, exist_ok=True)
             (plan.final(stage.name) / "config.json").write_text("{}")
-            result = {"policy": "C8", "steps": 1, "stopped": False, "measure": "loss", "first": 1.0, "last": 0.5}
+            result = {"policy": "C8", "steps": 1, "stopped_by": None, "measure": "loss", "first": 1.0, "last": 0.5}
             records.note(stage, StageRecord(DONE, plan.fingerprints[stage.name], 60.0, {**result, "held_out": None}))
     return records
 

@@ -16,6 +16,7 @@ from mx_trl.embedded.language import NOUNS, prompts, vocabulary
 from mx_trl.embedded.policy import make_policy
 from mx_trl.embedded.reward import SCALE
 from mx_trl.embedded.tokenizer import make_tokenizer, word_ids
+from mx_trl.errors import StageError
 from mx_trl.models import load_policy, load_scorer, load_tokenizer
 from mx_trl.prompts import encode, read_prompts
 from mx_trl.rewards.lexicon import NEGATIVE, POSITIVE
@@ -55,6 +56,16 @@ def test_prompts_are_chat_messages_that_open_the_assistants_turn(embedded: Embed
     read = read_prompts(str(embedded.prompts))
     assert len(read) == len(prompts()) >= 200
     assert tokenizer.decode(encode(read[0], tokenizer)).endswith("<|im_start|>assistant\n")
+
+
+def test_a_folder_with_other_things_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(StageError, match=r"other things than an embedded model \(thesis.txt\): choose another folder"):
+        build(tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+    (tmp_path / "thesis.txt").unlink()
+    (tmp_path / "VERSION").write_text("embedded 0, of an older version\n")
+    assert build(tmp_path, warm_up_steps=1).policy.is_dir()
 
 
 def test_prompts_hold_no_word_of_the_reward() -> None:

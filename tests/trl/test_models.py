@@ -9,7 +9,9 @@ import torch
 
 pytest.importorskip("trl")
 
-from transformers import AutoModelForCausalLM, GenerationConfig
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mx_trl.embedded import EmbeddedFolder
 from mx_trl.errors import StageError
@@ -65,6 +67,21 @@ def test_a_tokenizer_without_padding_and_unknown_token_gets_a_new_token_and_the_
     assert tokenizer.pad_token == PAD
     assert policy.get_input_embeddings().weight.shape[0] == policy.lm_head.weight.shape[0] == rows + 1
     assert tokenizer.pad_token_id == rows
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_new_row_is_the_mean_of_the_others(tied: bool) -> None:
+    """GPT-2's logits are all far below 0: a small row would win, and the policy would generate padding only."""
+    configuration = GPT2Config(vocab_size=40, n_embd=32, n_layer=1, n_head=1, tie_word_embeddings=tied)
+    policies = [GPT2LMHeadModel(configuration) for _ in range(2)]
+    policies[1].load_state_dict(policies[0].state_dict())
+    for policy in policies:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({str(i): i for i in range(40)})))
+        ensure_padding(tokenizer, policy, [0])
+        assert tokenizer.pad_token_id == 40
+        for weight in (policy.transformer.wte.weight, policy.lm_head.weight):
+            torch.testing.assert_close(weight[40], weight[:40].mean(0))
+    assert torch.equal(policies[0].lm_head.weight, policies[1].lm_head.weight), "a reference is the same model"
 
 
 def test_a_padding_token_of_its_own_is_kept(embedded: EmbeddedFolder) -> None:

@@ -48,6 +48,11 @@ class RunFiles:
         return self.path / "tb"
 
     @property
+    def held_out(self) -> Path:
+        """What each example that was kept out of training gave."""
+        return self.path / "held_out.json"
+
+    @property
     def config(self) -> Path:
         return self.path / "config.json"
 
@@ -87,7 +92,11 @@ class RunFiles:
         Raises:
             CheckpointError: it cannot be renamed.
         """
-        old = [p for p in (self.checkpoints, self.train_log.parent, self.tensorboard, self.config) if _holds(p)]
+        old = [
+            p
+            for p in (self.checkpoints, self.train_log.parent, self.tensorboard, self.config, self.held_out)
+            if _holds(p)
+        ]
         if not old:
             return
         taken = [int(p.suffix[1:]) for p in self.path.iterdir() if p.suffix[1:].isdigit()]

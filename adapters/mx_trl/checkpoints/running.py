@@ -51,10 +51,12 @@ class Run:
     observers: list[TrainerCallback] = field(default_factory=list)
 
     @property
-    def stopped(self) -> bool:
-        """Before its last step, with a checkpoint: by the clock, or by an alert."""
-        late = self.limit is not None and self.limit.stopped
-        return late or any(getattr(one, "stopped_by", None) is not None for one in self.observers)
+    def stopped_by(self) -> str | None:
+        """What ended it before its last step, with a checkpoint: the clock, or an alert."""
+        if self.limit is not None and self.limit.stopped:
+            return "--max_minutes"
+        rules = [rule for one in self.observers if (rule := getattr(one, "stopped_by", None)) is not None]
+        return f"alert {rules[0]}" if rules else None
 
 
 @contextmanager

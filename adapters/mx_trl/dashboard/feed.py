@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from mx_plugin.ledger.folder import was_set_aside
+
 from .columns import columns_of, is_number
 from .files import ALERTS, STABILITY
 
@@ -143,7 +145,7 @@ def find_runs(folder: Path) -> list[tuple[Path, Path]]:
     for path, folders, _ in os.walk(folder):
         here = Path(path)
         depth = len(here.relative_to(folder).parts)
-        folders[:] = sorted(d for d in folders if depth < _DEEPEST and not _set_aside(d))
+        folders[:] = sorted(d for d in folders if depth < _DEEPEST and not _no_run(here / d))
         source = next((here / name for name in SOURCES if (here / name).is_file()), None)
         if source is not None:
             found.append((here, source))
@@ -152,8 +154,9 @@ def find_runs(folder: Path) -> list[tuple[Path, Path]]:
     return [(h, s) for h, s in found if s.name != "train.jsonl" or not any(h == w.parent for w in watched)]
 
 
-def _set_aside(name: str) -> bool:
-    return name.startswith((".", "checkpoint")) or name in ("tb", "embedded") or name.rpartition(".")[2].isdigit()
+def _no_run(folder: Path) -> bool:
+    name = folder.name
+    return name.startswith((".", "checkpoint")) or name in ("tb", "embedded") or was_set_aside(folder)
 
 
 def numbers_of(record: Mapping[str, Any], ours: bool) -> dict[str, float]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from ..shadow import shadowed
 from .drift import held_here
 
 
@@ -44,15 +45,12 @@ class GradientNorms:
             self._factor = clip_factor(norm, max_norm)
             return norm
 
-        if clip is not None:
-            accelerator.clip_grad_norm_ = clip_and_remember
         handle = register_optimizer_step_pre_hook(self._stepping)
         try:
-            yield
+            with nullcontext() if clip is None else shadowed(accelerator, {"clip_grad_norm_": clip_and_remember}):
+                yield
         finally:
             handle.remove()
-            if clip is not None:
-                del accelerator.clip_grad_norm_
 
     def take(self) -> dict[str, float]:
         """``{role: norm}``: the largest since the last call; a role without gradients is not there."""

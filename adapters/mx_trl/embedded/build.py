@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ..errors import StageError
 from .examples import dialogues, pairs, scores
 from .language import prompts
 from .policy import WARM_UP_STEPS, make_policy
@@ -55,17 +56,20 @@ def build(folder: Path | str, seed: int = 0, warm_up_steps: int = WARM_UP_STEPS)
     is never used: the work is done beside it and renamed.
 
     Raises:
+        StageError: the folder holds something else.
         OSError: the folder cannot be written.
     """
     folder = Path(folder)
     mark = f"embedded {_VERSION}, seed {seed}, warmed up by {warm_up_steps} steps\n"
     if not _is_current(folder, mark):
+        _check_may_go(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
             made = Path(scratch) / "made"
             _write(made, seed, warm_up_steps)
             (made / _MARK).write_text(mark, encoding="utf-8")
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                shutil.rmtree(folder)
             made.rename(folder)
     return EmbeddedFolder.at(folder)
 
@@ -73,6 +77,20 @@ def build(folder: Path | str, seed: int = 0, warm_up_steps: int = WARM_UP_STEPS)
 def _is_current(folder: Path, mark: str) -> bool:
     found = folder / _MARK
     return found.is_file() and found.read_text(encoding="utf-8") == mark
+
+
+def _check_may_go(folder: Path) -> None:
+    """Only what an earlier version, another seed or an interrupted copy left here is replaced."""
+    mark = folder / _MARK
+    if mark.is_file() and mark.read_text(encoding="utf-8", errors="replace").startswith("embedded "):
+        return
+    ours = {path.name for path in vars(EmbeddedFolder.at(folder)).values()} | {_MARK}
+    found = {path.name for path in folder.iterdir()} if folder.is_dir() else {folder.name} if folder.exists() else set()
+    if found - ours:
+        raise StageError(
+            f"{folder} holds other things than an embedded model ({', '.join(sorted(found - ours)[:3])}): "
+            "choose another folder, or an empty one"
+        )
 
 
 @contextmanager

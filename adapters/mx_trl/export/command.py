@@ -116,6 +116,10 @@ def _write_around(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | N
         tokenizer.save_pretrained(folder)
 
 
+_CHAT_TEMPLATES = "additional_chat_templates"
+"""The one folder that a tokenizer writes among its files."""
+
+
 def _check_target(target: Path, model: Path, overwrite: bool) -> None:
     if target.resolve() == model.resolve() or model.resolve().is_relative_to(target.resolve()):
         raise StageError(f"{target} holds the model that is exported: choose another folder")
@@ -123,6 +127,9 @@ def _check_target(target: Path, model: Path, overwrite: bool) -> None:
         return
     if not target.is_dir() or not (is_model(target) or (target / MANIFEST).is_file()):
         raise StageError(f"{target} exists and is no exported model: choose another folder")
+    more = [path.name for path in sorted(target.iterdir()) if path.is_dir() and path.name != _CHAT_TEMPLATES]
+    if more:
+        raise StageError(f"{target} holds more than an exported model ({', '.join(more)}): choose another folder")
     if not overwrite:
         raise StageError(f"{target} holds a model already: choose another folder, or give --overwrite")
 

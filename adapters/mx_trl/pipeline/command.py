@@ -11,7 +11,7 @@ from .run import run_pipeline
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Exit status 0: all stages done, or stopped by the time limit with a checkpoint (``pipeline.json`` tells).
+    """Exit status 0: all stages done, or one stopped by the time limit or an alert (``pipeline.json`` tells).
 
     Raises:
         StageError: a file that does not fit, or a stage that failed.

@@ -63,7 +63,7 @@ def described(summary: Any) -> dict[str, Any]:
     return {
         "policy": summary.policy,
         "steps": summary.steps,
-        "stopped": summary.stopped,
+        "stopped_by": summary.stopped_by,
         "measure": summary.measure,
         "first": summary.reward_first,
         "last": summary.reward_last,

@@ -21,7 +21,7 @@ DONE, FAILED, STOPPED, RUNNING = "done", "failed", "stopped", "running"
 
 @dataclass
 class StageRecord:
-    """``status`` is ``running`` (or interrupted), ``done``, ``failed`` or ``stopped`` (by the time limit).
+    """``status`` is ``running`` (or interrupted), ``done``, ``failed`` or ``stopped`` (early, with a checkpoint).
 
     ``fingerprint``: of the options that it was done with. ``seconds``: wall time of all its processes. ``result``: what
     the stage said of itself at its end.

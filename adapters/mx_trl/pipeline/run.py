@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from mx_plugin.atomic import write_atomically
 from mx_plugin.experiments.executor import Executor, Job, LocalExecutor, Watch
 
+from ..checkpoints.files import RunFiles
 from ..errors import StageError
 from .plan import PipelinePlan, PlannedStage
 from .record import DONE, FAILED, STOPPED, Records, StageRecord
@@ -57,13 +58,15 @@ def run_pipeline(
         resume = records.may_resume(stage)
         request = _request(plan, stage, resume, deadline)
         print(f"{title}: {_what(plan, stage)}; log in {_log(plan, stage)}", file=out, flush=True)
+        if not resume:
+            RunFiles(plan.folder(stage.name)).set_aside()  # before the record says that checkpoints here are its own
         record = records.begin(stage)
         ticker = Ticker(title, plan.folder(stage.name), out)
         _run(plan, stage, record, request, executor or LocalExecutor(1), ticker)
         ticker.clear()
         records.note(stage, record)
         if record.status == STOPPED:
-            print(f"{title}: stopped after {minutes:g} minutes, with a checkpoint", file=out, flush=True)
+            print(f"{title}: stopped by {record.result['stopped_by']}, with a checkpoint", file=out, flush=True)
             break
         if record.status == FAILED:
             failed = stage
@@ -89,7 +92,7 @@ def _run(
     if outcome.status != 0 or not record.result:
         record.status = FAILED
     else:
-        record.status = STOPPED if record.result["stopped"] else DONE
+        record.status = DONE if record.result["stopped_by"] is None else STOPPED
 
 
 def _request(plan: PipelinePlan, stage: PlannedStage, resume: bool, deadline: float | None) -> Path:

@@ -42,7 +42,7 @@ class BuiltStage:
         return find_roles(self.trainer).models["policy"]
 
     def run(self) -> StageSummary:
-        """Train, and leave the model in ``<run>/checkpoints/final``, unless the time was up before the last step.
+        """Train, and leave the model in ``<run>/checkpoints/final``, unless it was stopped before the last step.
 
         Raises:
             StageError: as :meth:`train`, or the model cannot be written.
@@ -70,7 +70,8 @@ class BuiltStage:
             seconds = time.perf_counter() - began
         policy = "none" if self.callback is None else self.callback.config.policy
         summary = summarise(self.name, policy, self.trainer, seconds, self.reward_key, self.callback)
-        summary.stopped, summary.resumed_from = run.stopped, None if run.resume is None else Path(run.resume)
+        summary.stopped_by = run.stopped_by
+        summary.resumed_from = None if run.resume is None else Path(run.resume)
         return summary
 
 

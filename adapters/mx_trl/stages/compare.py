@@ -33,7 +33,8 @@ def run_policies(
     Raises:
         StageError: the same policy twice; one checkpoint for several of them; a tracker that is not installed.
     """
-    names = script.policies or [mx_config.policy]
+    named = script.policies or [mx_config.policy]
+    names = [named] if isinstance(named, str) else named  # as YAML gives a single one
     if len(set(names)) < len(names):
         raise StageError(f"policies {names}: each may be named once, its run folder is named after it")
     asked = training_args.resume_from_checkpoint

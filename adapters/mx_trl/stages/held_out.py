@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from mx_plugin.atomic import write_atomically
 
+from ..checkpoints.files import RunFiles
 from ..evaluation.head import wilson
 
-FILE = "held_out.json"
 _IGNORED = -100
 
 Rows = Sequence[dict[str, Any]]
@@ -58,7 +58,7 @@ class HeldOut:
         Raises:
             OSError: it cannot be written.
         """
-        write_atomically(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
+        write_atomically(RunFiles(folder).held_out, json.dumps(asdict(self), indent=1) + "\n")
 
 
 @contextmanager

@@ -21,8 +21,8 @@ class StageSummary:
 
     ``rewards`` is the mean reward of each logged step, or what else ``measure`` names (SFT and the reward model:
     loss, DPO: margin); ``seconds`` the wall time of ``train()``; ``table`` the callback's closing table, empty without
-    MX; ``held_out`` what the stage learnt, where examples were kept out of training. ``stopped``: ``--max_minutes``
-    were over before the last step; ``resumed_from``: the checkpoint that it went on from.
+    MX; ``held_out`` what the stage learnt, where examples were kept out of training. ``stopped_by``: what
+    ended it before its last step, ``--max_minutes`` or an alert; ``resumed_from``: the checkpoint that it went on from.
     """
 
     stage: str
@@ -32,11 +32,16 @@ class StageSummary:
     rewards: list[float]
     output_dir: str
     table: str = ""
-    stopped: bool = False
+    stopped_by: str | None = None
     resumed_from: Path | None = None
     log_history: list[dict[str, Any]] = field(default_factory=list, repr=False)
     measure: str = "reward"
     held_out: HeldOut | None = field(default=None, repr=False)
+
+    @property
+    def stopped(self) -> bool:
+        """Before its last step, with a checkpoint."""
+        return self.stopped_by is not None
 
     @property
     def reward_first(self) -> float | None:
@@ -56,7 +61,7 @@ class StageSummary:
         else:
             reward = f"{self.measure} {self.rewards[0]:.3f} -> {self.rewards[-1]:.3f}"
         held_out = "" if self.held_out is None else f", {self.held_out}"
-        stopped = ", stopped by --max_minutes" if self.stopped else ""
+        stopped = f", stopped by {self.stopped_by}" if self.stopped else ""
         ran = f"{self.steps} steps in {self.seconds:.1f} s"
         return f"{self.stage}, policy {self.policy}: {ran}, {reward}{held_out}{stopped}"
 

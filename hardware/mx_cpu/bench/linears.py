@@ -74,7 +74,10 @@ def linear_rows(bench: Bench, shapes: tuple[tuple[int, int], ...] | None = None)
     try:
         kinds = linear_peers(bench) if set(counts) & set(PEER_ROWS) else []
         for shape in shapes:
-            yield from _one_shape(bench, backend, shape, pairs, counts, kinds)
+            fit = [kind for kind in kinds if kind.takes(*shape)]
+            for kind in set(kinds) - set(fit):
+                bench.note(f"no row of {kind.name} for {shape[0]}x{shape[1]}, a shape that it does not take")
+            yield from _one_shape(bench, backend, shape, pairs, counts, fit)
     finally:
         backend.close()
 

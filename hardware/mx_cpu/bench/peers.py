@@ -33,6 +33,11 @@ class Peer(ABC):
     def __call__(self, x: torch.Tensor) -> torch.Tensor: ...
 
     @classmethod
+    def takes(cls, out: int, inner: int) -> bool:
+        """Whether it multiplies a weight of this shape."""
+        return True
+
+    @classmethod
     def missing(cls) -> str:
         """What is not installed, and the remedy; empty when all is."""
         return ""
@@ -43,6 +48,10 @@ class Int4Pack(Peer):
 
     name = "torch int4pack"
     _GROUP: ClassVar[int] = 32
+
+    @classmethod
+    def takes(cls, out: int, inner: int) -> bool:
+        return out % 16 == 0 and inner % cls._GROUP == 0
 
     def __init__(self, weight: torch.Tensor) -> None:
         out, inner = weight.shape
