@@ -180,7 +180,8 @@ class NativeBackend(Backend):
             dtype = x.dtype
             limit = limits.get(dtype)
             shape = x.shape
-            if limit is None or shape[-1] != inner or weight.packed is None or x.device.type != "cpu":
+            packed = weight.packed  # so that it outlives this call, whoever unloads it meanwhile
+            if limit is None or shape[-1] != inner or packed is None or x.device.type != "cpu":
                 raise _why_not(x, weight)
             count = x.numel()
             if count > limit or torch.is_autocast_enabled("cpu") or _records(x, bias) or not count or not outer:
@@ -193,7 +194,12 @@ class NativeBackend(Backend):
             if bias is None:
                 run(job, x.data_ptr(), y.data_ptr(), None, count // inner, TYPES[dtype], 0, _get_threads())
             else:
-                kind = TYPES[bias.dtype]
+                kind = TYPES.get(bias.dtype)
+                if kind is None or bias.dim() != 1 or bias.shape[0] != outer or bias.device.type != "cpu":
+                    raise FormatError(
+                        f"bias is {bias.dtype} of shape {tuple(bias.shape)} on {bias.device}; this layer adds "
+                        f"({outer},) in float32, bfloat16 or float16 on cpu"
+                    )
                 if not bias.is_contiguous():
                     bias = bias.contiguous()
                 at = bias.data_ptr()

@@ -76,8 +76,7 @@ class NativeWeight:
 
     def close(self) -> None:
         """Free the memory; idempotent. A call that still runs keeps what it reads."""
-        self.packed = None
-        self._jobs.clear()
+        self.packed = None  # not the jobs: what is bound to this handle has their addresses
 
 
 def _scales(packed: MXTensor) -> tuple[int, int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +17,7 @@ from mx_cpu.reference import ReferenceBackend
 from mx_plugin import formats
 from mx_plugin.errors import FormatError, PluginError
 from mx_plugin.formats import MXTensor, format_names
+from mx_plugin.interfaces import BoundLinear
 
 PAIRS = list(itertools.product(format_names(), ("FP16", *format_names())))
 ROUNDING = {torch.float32: 0.0, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
@@ -155,6 +159,41 @@ def test_strided_and_empty_inputs_are_taken(backend: NativeBackend) -> None:
     assert backend.linear(torch.randn(0, 96), backend.load_weight(packed)).shape == (0, 16)
     nothing = backend.load_weight(formats.quantize(torch.randn(16, 0), "MXFP4"))
     assert not backend.linear(torch.randn(3, 0), nothing).any()
+
+
+@pytest.mark.parametrize(
+    "bias",
+    [torch.ones(1), torch.ones(7), torch.ones(3, 8), torch.ones(8, dtype=torch.float64)],
+    ids=["one", "seven", "matrix", "float64"],
+)
+def test_a_bias_that_does_not_fit_is_refused_and_nothing_behind_it_is_read(
+    backend: NativeBackend, bias: torch.Tensor
+) -> None:
+    handle = backend.load_weight(formats.quantize(torch.randn(8, 64), "MXFP8"))
+    with pytest.raises(FormatError, match=r"bias is torch\.float(32|64) of shape .*this layer adds \(8,\)"):
+        backend.linear(torch.randn(3, 64), handle, bias)
+
+
+def test_a_weight_may_be_unloaded_while_another_thread_multiplies(backend: NativeBackend) -> None:
+    """What that call reads stays; the next one is refused."""
+    x, packed = torch.randn(512, 1024), formats.quantize(torch.randn(1024, 1024), "MXFP4")
+    expected = backend.linear(x, backend.load_weight(packed))
+    for _ in range(5):
+        handle = backend.load_weight(packed)
+        bound, found = backend.bind(handle, "MXFP8", "floor"), []
+
+        def multiply(bound: BoundLinear = bound, found: list[torch.Tensor] = found) -> None:
+            with contextlib.suppress(PluginError):
+                while True:
+                    found.append(bound(x, None))
+
+        thread = threading.Thread(target=multiply)
+        thread.start()
+        while not found:
+            time.sleep(0.001)
+        backend.unload_weight(handle)
+        thread.join()
+        assert all(torch.equal(y, expected) for y in found)
 
 
 def test_a_bound_layer_is_the_same_product(backend: NativeBackend) -> None:
