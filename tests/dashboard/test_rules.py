@@ -68,6 +68,10 @@ def test_a_file_can_leave_the_built_in_rules_out(tmp_path: Path) -> None:
         ("above: 1, action: hook, hook: 'curl http://x | sh'", "Shell lines"),
         ("above: 1, action: hook, hook: './run.sh'", "registered a function"),
         ("not_finite: false", "write true"),
+        ("above_median: 2, window: 3", "needs is 5, and the window holds 3 values: nothing would ever be judged"),
+        ("above: 5, at_least: 1000", "at_least says something of above_median only"),
+        ("below: 5, needs: 2", "needs says something of above_median and below_start only"),
+        ("above: 5, pause_minutes: 2", "pause_minutes says something of pause only"),
         ("above: 1, hint: [1]", "write text"),
     ],
 )

@@ -49,6 +49,13 @@ def test_a_condition_is_met_at_these_steps(rule: Rule, values: list[float | None
     assert steps_of(rule, values) == expected
 
 
+def test_a_share_or_a_multiple_of_less_than_nothing_is_not_judged() -> None:
+    """Half of a reward of -1 lies above it, and twice such a median below: neither is an alarm."""
+    assert steps_of(Rule("low", "kl", below_start=0.5, needs=2), [-1.0] * 9) == []
+    assert steps_of(Rule("high", "kl", above_median=2.0, needs=2), [-1.0] * 5 + [-0.5]) == []
+    assert steps_of(Rule("high", "kl", above_median=2.0, needs=2, at_least=0.0), [-1.0] * 5 + [0.5]) == [6]
+
+
 def test_a_spike_is_not_part_of_what_is_usual() -> None:
     rule = Rule("r", "kl", above_median=3, needs=3, window=3, silent_for=0)
     assert steps_of(rule, [1, 1, 1, 5, 5, 1, 1, 5]) == [4, 5, 8]

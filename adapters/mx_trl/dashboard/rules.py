@@ -131,6 +131,7 @@ def _rule(entry: Any, where: str) -> tuple[str, Rule | None]:
     given["action"] = tuple([actions] if isinstance(actions, str) else actions)
     rule = Rule(**{key: _checked(key, value, where) for key, value in given.items()})
     _check_whole(rule, where)
+    _check_effects(rule, set(given), where)
     # Whoever wants more than a line in alerts.jsonl also wants it said.
     return rule.name, replace(rule, action=tuple(dict.fromkeys(("log", *rule.action))))
 
@@ -143,6 +144,29 @@ def _check_whole(rule: Rule, where: str) -> None:
         )
     if ("hook" in rule.action) != (rule.hook is not None):
         raise AlertError(f"{where}: 'action: hook' and 'hook: NAME' belong together; one of them is missing")
+
+
+_ONLY_WITH = {
+    "at_least": ("above_median",),
+    "window": ("above_median",),
+    "needs": ("above_median", "below_start"),
+    "pause_minutes": ("pause",),
+    "after_pause": ("pause",),
+}
+"""Keys that say something of these conditions or actions, and nothing of others."""
+
+
+def _check_effects(rule: Rule, given: set[str], where: str) -> None:
+    """A rule that would never be judged, or of which a part would do nothing, is a safety net that is not there."""
+    has = {*conditions_of(rule), *rule.action}
+    for key, of in _ONLY_WITH.items():
+        if key in given and not has & set(of):
+            raise AlertError(f"{where}: {key} says something of {' and '.join(of)} only, which this rule does not have")
+    if rule.above_median is not None and rule.needs > rule.window:
+        raise AlertError(
+            f"{where}: needs is {rule.needs}, and the window holds {rule.window} values: nothing would ever be judged; "
+            "give a larger window, or needs"
+        )
 
 
 _NUMBERS = ("above", "below", "above_median", "below_start", "at_least", "pause_minutes")

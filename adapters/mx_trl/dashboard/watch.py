@@ -93,11 +93,15 @@ class Watch:
             if len(series.start) < rule.needs:
                 series.start.append(value)
                 return None
-            return rule.below_start * statistics.median(series.start)
+            begun = statistics.median(series.start)
+            return rule.below_start * begun if begun > 0 else None  # a share of less than nothing lies above it
         assert rule.above_median is not None
         if len(series.past) < rule.needs:
             return None
-        return max(rule.above_median * statistics.median(series.past), rule.at_least or 0.0)
+        usual = rule.above_median * statistics.median(series.past)
+        if rule.at_least is not None:
+            return max(usual, rule.at_least)
+        return usual if usual > 0 else None
 
     def _met(
         self, rule: Rule, step: int, name: str, value: float | None, bound: float | None
