@@ -6,13 +6,13 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 from trl import GRPOTrainer, ModelConfig, get_peft_config
 
 from mx_plugin.config import MXConfig
 
 from ..errors import StageError
-from ..models import load_scorer, load_tokenizer
+from ..models import ensure_padding, load_scorer, load_tokenizer
 from ..rewards.shaped_model import shape_scores
 from .arguments import GRPOScriptArguments
 from .built import BuiltStage, run_options
@@ -82,9 +82,21 @@ def build_grpo(
         peft_config=get_peft_config(model_args),
         callbacks=None if callback is None else [callback],
     )
+    _match_reference(trainer, prepared)
     show_reward(trainer)
     options = run_options(script_args, model_args)
     return BuiltStage("GRPO", trainer, callback, REWARD_KEY, prepared.policy_path, options)
+
+
+def _match_reference(trainer: GRPOTrainer, prepared: Prepared) -> None:
+    """TRL loads the reference from the policy's path: in float32, and without a padding row that was added."""
+    reference = getattr(trainer, "ref_model", None)
+    if not isinstance(reference, PreTrainedModel):
+        return  # none, or one that DeepSpeed or FSDP has taken in hand already
+    ensure_padding(prepared.tokenizer, reference, [])
+    dtypes = {name: parameter.dtype for name, parameter in prepared.policy.named_parameters()}
+    for name, parameter in reference.named_parameters():
+        parameter.data = parameter.data.to(dtypes.get(name, parameter.dtype))
 
 
 def _mx_callback(config: MXConfig | None, run_dir: str) -> Any:
