@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_choices(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--formats", nargs="+", metavar="F", help="names or pairs (default: all that the matrix holds)")
+    group.add_argument(
+        "--formats", nargs="+", action="extend", metavar="F", help="names or pairs (default: all that the matrix holds)"
+    )
     group.add_argument("--all_quantised", action="store_true", help="leave no layer of the matrix in FP16")
     group.add_argument("--activations", default="MXFP8", help="completes a single name (default: MXFP8)")
     group.add_argument("--scale_rule", default="rceil", help="of all casts (default: rceil)")
@@ -63,7 +65,7 @@ def _add_prices(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--memory", metavar="LEVEL", help="energy: memory that bytes are charged to, e.g. hbm2")
     group.add_argument("--seconds", metavar="FILE", help="seconds: from mx-plugin bench linear --json, or your own CSV")
     group.add_argument(
-        "--recipe", nargs="+", default=[], metavar="NAME=N",
+        "--recipe", nargs="+", action="extend", default=[], metavar="NAME=N",
         help="energy and seconds: what a step does; batch_size=64 prompt_tokens=128 response_tokens=128 "
         "micro_batch_size=8 epochs=4",
     )  # fmt: skip

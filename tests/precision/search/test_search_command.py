@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from mx_plugin.cli import main
+from mx_plugin.cli import main, search_command
 from mx_plugin.precision import PrecisionPolicy, SensitivityMatrix
 from tests.precision.search.matrices import row
 
@@ -98,6 +99,14 @@ def test_energy_and_seconds(matrix: str, capsys: Capture) -> None:
     assert search(*arguments, "--objective", "seconds", "--seconds", "bench.json") == 0
     # Of each layer: 4 rows once and 2 rows twice, 8 row-times; MXFP8 in one layer, MXFP4 in the other.
     assert "24 s/step of 48 unquantised (50.0%)" in capsys.readouterr().out
+
+
+def test_options_given_twice_add_up() -> None:
+    parser = argparse.ArgumentParser()
+    search_command.add_arguments(parser)
+    given = ["--matrix", "m.csv", "--recipe", "batch_size=32", "--recipe", "epochs=2"]
+    found = parser.parse_args([*given, "--formats", "MXFP4", "--formats", "MXFP8"])
+    assert (found.recipe, found.formats) == (["batch_size=32", "epochs=2"], ["MXFP4", "MXFP8"])
 
 
 def test_seconds_may_come_as_csv(matrix: str, capsys: Capture) -> None:
