@@ -46,7 +46,7 @@ def compare(
     logratio = (log_second.gather(-1, picked) - log_first.gather(-1, picked)).squeeze(-1)
     logratio = torch.where(mask, logratio, torch.zeros_like(logratio))
     ratio = logratio[mask].exp()
-    outside = ((ratio < 1 - clip) | (ratio > 1 + clip)).float().mean()
+    outside = (~((ratio >= 1 - clip) & (ratio <= 1 + clip))).float().mean()  # NaN lies outside
     sums = logratio.sum(-1)
     return Mismatch(
         kl=float(kl),
