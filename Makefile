@@ -99,7 +99,7 @@ $(VENV_VLLM)/.complete: pyproject.toml requirements/vllm.txt
 
 SYN := $(VENV_FPGA)/bin/python hardware/syn/build.py --folder build/fpga
 
-fpga: $(VENV_FPGA)/.complete ## Synthesise, place and route with five seeds, write the bitstream, hardware/syn/report.json and the docs' table (an hour or two; may be interrupted)
+fpga: $(VENV_FPGA)/.complete ## Synthesise, place and route with five seeds, write the bitstream, hardware/syn/report.json and the docs' table (hours; may be interrupted)
 	$(SYN) --report hardware/syn/report.json $(ARGS); status=$$?; $(VENV_FPGA)/bin/python hardware/syn/table.py && exit $$status
 
 fpga_area: $(VENV_FPGA)/.complete ## Synthesise only, and check the area (two minutes)
